@@ -1,0 +1,253 @@
+"""The two entry points: `hypergradient`, and the differentiable `train`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from drmad_jax import tree
+from drmad_jax.batches import batch_at
+from drmad_jax.check import check_batches, check_count, check_inexact, check_scalar
+from drmad_jax.methods import Info, Method, Unrolled, drmad
+from drmad_jax.problem import Problem, TrainState, init_state
+from drmad_jax.step import Cotangent, init_cotangent
+from drmad_jax.unroll import Run
+
+
+class Hypergradient(NamedTuple):
+    """The outcome of one training run and its reverse pass.
+
+    Attributes:
+        value: Outer loss E(w_T, λ) at the end of training.
+        grad: dE/dλ, like `hparams`.
+        params: Trained weights w_T.
+        state: The whole final training state.
+        initial_params_grad: dE/dw_0, like `params`.
+        info: What happened on the way.
+    """
+
+    value: Float[Array, ""]
+    grad: PyTree
+    params: PyTree
+    state: TrainState
+    initial_params_grad: PyTree
+    info: Info
+
+
+def hypergradient(
+    problem: Problem, *, num_steps: int, method: Method | None = None
+) -> Callable[..., Hypergradient]:
+    """The gradient of the outer loss after training, with respect to the hyperparameters.
+
+    dE/dλ of E(w_T(λ), λ), where w_T comes from `num_steps` optimizer steps on the inner loss.
+
+    Args:
+        problem: Inner loss, outer loss and optimizer.
+        num_steps: Number of inner steps T.
+        method: How; `drmad()` if `None`.
+
+    Returns:
+        A pure function `(hparams, params, inner_batches, outer_batch, *, model_state=None,
+        key=None) -> Hypergradient`, to be jitted, vmapped and sharded by the caller.
+        `hparams`: any pytree of floating-point arrays. `params`: initial weights. `inner_batches`:
+        a pytree with leading axis T, or a callable pytree `step -> batch` such as `minibatches`.
+        `outer_batch`: whatever the outer loss takes. `model_state`: initial model state. `key`:
+        key of the run; step t passes `jax.random.fold_in(key, t)` to the inner loss.
+
+    Raises:
+        ValueError, TypeError: On arguments of the wrong kind, shape or dtype, when called.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, l2, x: jnp.sum((w - x) ** 2) + l2 * jnp.sum(w**2)
+        >>> problem = dj.Problem(loss, lambda w, l2, x: jnp.sum((w - x) ** 2), optax.sgd(0.1))
+        >>> step = jax.jit(dj.hypergradient(problem, num_steps=50, method=dj.stored()))
+        >>> out = step(1.0, jnp.zeros(1), jnp.ones((50, 1)), jnp.ones(1))
+        >>> round(float(out.value), 4), round(float(out.grad), 4)  # w = 1/(1+l2)
+        (0.25, 0.25)
+    """
+    method = _check(problem, num_steps, method)
+
+    def compute(
+        hparams: PyTree,
+        params: PyTree,
+        inner_batches: PyTree,
+        outer_batch: PyTree,
+        *,
+        model_state: PyTree = None,
+        key: Array | None = None,
+    ) -> Hypergradient:
+        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        run = _run(problem, num_steps, hparams, inner_batches, key)
+        state, pull_init = _init(run, params, model_state)
+        _check_losses(run, state, outer_batch)
+        final, trace = method.forward(run, state)
+        value, cotangent = _outer(problem, final, hparams, outer_batch)
+        cotangent, info = method.backward(run, trace, cotangent)
+        grad, d_params, _ = pull_init(cotangent)
+        info = info._replace(finite=jnp.isfinite(value) & tree.all_finite(grad))
+        return Hypergradient(value, grad, final.params, final, d_params, info)
+
+    return compute
+
+
+def train(
+    problem: Problem, *, num_steps: int, method: Method | None = None
+) -> Callable[..., TrainState]:
+    """Training as a differentiable function: `jax.grad` of anything after it uses the method.
+
+    Args:
+        problem: Inner loss and optimizer (the outer loss is not used).
+        num_steps: Number of inner steps T.
+        method: How to differentiate; `drmad()` if `None`.
+
+    Returns:
+        A pure function `(hparams, params, inner_batches, *, model_state=None, key=None) ->
+        TrainState`, differentiable in reverse mode with respect to `hparams`, `params` and
+        `model_state` (with `unrolled()` in forward mode, and with respect to the batches, too).
+
+    Raises:
+        ValueError: When differentiated with respect to `inner_batches`: arrays whose gradient is
+            wanted belong into `hparams`.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, l2, x: jnp.sum((w - x) ** 2) + l2 * jnp.sum(w**2)
+        >>> train = dj.train(dj.Problem(loss, loss, optax.sgd(0.1)), num_steps=50,
+        ...                  method=dj.stored())
+        >>> weight = lambda l2: train(l2, jnp.zeros(()), jnp.ones(50)).params
+        >>> round(float(jax.grad(weight)(1.0)), 4)  # w = 1/(1+l2)
+        -0.25
+    """
+    method = _check(problem, num_steps, method)
+
+    def start(hparams, params, inner_batches, model_state, key):
+        run = _run(problem, num_steps, hparams, inner_batches, key)
+        state, pull_init = _init(run, params, model_state)
+        return run, state, pull_init
+
+    def plain(*inputs):
+        run, state, _ = start(*inputs)
+        return method.forward(run, state)[0]
+
+    def forward(*inputs):
+        run, state, _ = start(*inputs)
+        final, trace = method.forward(run, state)
+        return final, (inputs, final, trace)
+
+    def backward(residuals, d_final):
+        inputs, final, trace = residuals
+        run, _, pull_init = start(*inputs)
+        drop = lambda c: None if c.dtype == jax.dtypes.float0 else c
+        cotangent = init_cotangent(final, run.hparams)._replace(state=jax.tree.map(drop, d_final))
+        cotangent, _ = method.backward(run, trace, cotangent)
+        grad, d_params, d_model_state = pull_init(cotangent)
+        return grad, d_params, None, d_model_state, None
+
+    differentiable = jax.custom_vjp(plain)
+    differentiable.defvjp(forward, backward)
+
+    def call(
+        hparams: PyTree,
+        params: PyTree,
+        inner_batches: PyTree,
+        *,
+        model_state: PyTree = None,
+        key: Array | None = None,
+    ) -> TrainState:
+        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        if isinstance(method, Unrolled):
+            return plain(hparams, params, inner_batches, model_state, key)
+        inner_batches = _not_differentiable(inner_batches)
+        return differentiable(hparams, params, inner_batches, model_state, key)
+
+    return call
+
+
+@jax.custom_vjp
+def _not_differentiable(inner_batches: PyTree) -> PyTree:
+    return inner_batches
+
+
+def _refuse(inner_batches):
+    raise ValueError(
+        "train is not differentiable with respect to `inner_batches`, except with "
+        "method=unrolled(): put the arrays whose gradient you want into `hparams` and let the "
+        "batches index into them"
+    )
+
+
+_not_differentiable.defvjp(_refuse, lambda residuals, cotangent: (cotangent,))
+
+
+def _check(problem: Problem, num_steps: int, method: Method | None) -> Method:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"`problem` must be a drmad_jax.Problem, got {type(problem).__name__}")
+    check_count("hypergradient", "num_steps", num_steps)
+    method = drmad() if method is None else method
+    if not (hasattr(method, "forward") and hasattr(method, "backward")):
+        raise TypeError(
+            f"`method` must be a method value such as drmad_jax.drmad(), got {method!r}"
+        )
+    return method
+
+
+def _run(
+    problem: Problem, num_steps: int, hparams: PyTree, inner_batches: PyTree, key: Array | None
+) -> Run:
+    check_batches(inner_batches, num_steps)
+    return Run(problem, num_steps, hparams, inner_batches, key)
+
+
+def _init(run: Run, params: PyTree, model_state: PyTree) -> tuple[TrainState, Callable]:
+    """The initial state, and the way from its cotangent to what it was made of."""
+    inexact, rest = tree.partition(model_state)
+
+    def init(hparams, params, inexact):
+        model_state = tree.combine(inexact, rest)
+        return tree.partition(init_state(run.problem, hparams, params, model_state=model_state))
+
+    state, pullback, state_rest = jax.vjp(init, run.hparams, params, inexact, has_aux=True)
+    state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
+
+    def pull_init(cotangent: Cotangent):
+        d_hparams, d_params, d_model_state = pullback(cotangent.state)
+        grad = tree.add(cotangent.hparams, d_hparams)
+        return tree.cast_like(grad, run.hparams), d_params, d_model_state
+
+    return tree.combine(state, state_rest), pull_init
+
+
+def _outer(
+    problem: Problem, final: TrainState, hparams: PyTree, outer_batch: PyTree
+) -> tuple[Float[Array, ""], Cotangent]:
+    """The outer loss, and the cotangent with which the way back starts."""
+    inexact, rest = tree.partition(final.model_state)
+
+    def loss(params, hparams, inexact):
+        return problem.outer(params, hparams, outer_batch, tree.combine(inexact, rest))
+
+    value, (d_params, direct, d_model_state) = jax.value_and_grad(loss, argnums=(0, 1, 2))(
+        final.params, hparams, inexact
+    )
+    cotangent = init_cotangent(
+        final, hparams, params=d_params, model_state=d_model_state, accumulated=direct
+    )
+    return value, cotangent
+
+
+def _check_losses(run: Run, state: TrainState, outer_batch: PyTree) -> None:
+    """Looks at what both losses return, at trace time and at no cost."""
+
+    def inner(state, hparams, batches, key):
+        batch = batch_at(batches, state.step)
+        return run.problem.inner(state.params, hparams, batch, state.model_state, key)[0]
+
+    args = (state, run.hparams, run.inner_batches, run.key)
+    check_scalar("inner_loss", jax.eval_shape(inner, *args))
+    outer = jax.eval_shape(
+        run.problem.outer, state.params, run.hparams, outer_batch, state.model_state
+    )
+    check_scalar("outer_loss", outer)

@@ -1,0 +1,8 @@
+"""Paths: where each visited step is linearised. One file a path, one shared interface."""
+
+from drmad_jax.paths.base import Path
+from drmad_jax.paths.frozen import Frozen
+from drmad_jax.paths.interpolated import Interpolated
+from drmad_jax.paths.recomputed import Recomputed
+
+__all__ = ["Frozen", "Interpolated", "Path", "Recomputed"]

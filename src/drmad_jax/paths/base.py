@@ -1,0 +1,97 @@
+"""What every path offers, and the record of counters that stand-in paths share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from drmad_jax import tree
+from drmad_jax.problem import TrainState
+from drmad_jax.unroll import Run, forward_scan
+from drmad_jax.visits import Visits
+
+Carry = TypeVar("Carry")
+
+# (carry, state at which the step is linearised, its weight or None for one) -> carry
+Visit = Callable[[Carry, TrainState, Array | None], Carry]
+
+# A leaf without a derivative is recorded step by step up to this many entries. Counters and keys
+# are far below; a large integer leaf (a lookup table) does not change during training.
+LARGEST_RECORDED_LEAF = 64
+
+
+class Path(Protocol):
+    """How training is remembered, and which state stands in for step t on the way back."""
+
+    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Any]:
+        """Trains from `state`; returns the final state and a trace, a pytree of arrays."""
+        ...
+
+    def backward(
+        self, run: Run, trace: Any, visit: Visit[Carry], carry: Carry, visits: Visits
+    ) -> Carry:
+        """Calls `visit` at every visited step, from the last to the first."""
+        ...
+
+
+class Record(NamedTuple):
+    """What a stand-in path remembers.
+
+    Attributes:
+        final: The state at the end of training.
+        kept: What was kept at the start of each segment, stacked.
+        counters: Integers and keys in the optimizer's and the model's state, one entry per step:
+            4 bytes a step for a step counter. They cannot be interpolated.
+    """
+
+    final: TrainState
+    kept: PyTree
+    counters: PyTree
+
+    def state_at(self, step: Array, params: PyTree, inexact_rest: TrainState) -> TrainState:
+        """A state for `step` from stand-ins for its floating-point leaves and its own counters."""
+        _, rest = tree.partition(self.final)
+        recorded = jax.tree.map(
+            lambda buffer: jax.lax.dynamic_index_in_dim(buffer, step, keepdims=False),
+            self.counters,
+        )
+        rest = tree.combine(recorded, rest._replace(step=None))
+        state = tree.combine(inexact_rest._replace(params=None), rest)
+        return state._replace(params=params, step=step)
+
+
+def record(
+    run: Run, state: TrainState, lengths: list[int], keep: Callable[[TrainState], PyTree]
+) -> Record:
+    """Trains from `state`, keeping something at the start of each segment, and all counters."""
+    _, rest = tree.partition(state)
+    small = jax.tree.map(
+        lambda x: x if jnp.size(x) <= LARGEST_RECORDED_LEAF else None, rest._replace(step=None)
+    )
+    repeat = lambda x: jnp.broadcast_to(x[None], (run.num_steps, *jnp.shape(x)))
+    buffers = jax.tree.map(repeat, small)
+
+    def step(carry):
+        state, buffers = carry
+        write = lambda leaf, buffer: (
+            None
+            if buffer is None
+            else jax.lax.dynamic_update_index_in_dim(buffer, leaf, state.step, 0)
+        )
+        none = lambda x: x is None
+        buffers = jax.tree.map(
+            write, tree.partition(state)[1]._replace(step=None), buffers, is_leaf=none
+        )
+        return run.step(state), buffers
+
+    keep_state = lambda carry: keep(carry[0])
+    (final, buffers), kept = forward_scan(step, (state, buffers), lengths, keep=keep_state)
+    return Record(final, kept, buffers)
+
+
+def weights_of(visits: Visits) -> np.ndarray | None:
+    """The weights, or `None` where every visited step stands for itself."""
+    return None if np.all(visits.weight == 1) else visits.weight.astype(np.float32)

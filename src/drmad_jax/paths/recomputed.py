@@ -1,0 +1,93 @@
+"""The true trajectory: stored whole, or in part with the rest computed again."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from drmad_jax.paths.base import Carry, Visit, weights_of
+from drmad_jax.problem import TrainState
+from drmad_jax.unroll import Run, forward_scan, reverse_scan
+from drmad_jax.visits import Visits
+
+
+@dataclasses.dataclass(frozen=True)
+class Recomputed:
+    """w_t is the state that training passed through.
+
+    Attributes:
+        intervals: Steps between checkpoints, level by level, each a divisor of the one before,
+            the last one 1. (1,) stores every state; (k, 1) stores every k-th and computes the k
+            states of one interval again on the way back; `None` is (⌈√T⌉, 1).
+    """
+
+    intervals: tuple[int, ...] | None = (1,)
+
+    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, PyTree]:
+        """Trains, storing the states that start an interval of the first level."""
+        start, count = _span(run, visits)
+        if start:
+            state, _ = forward_scan(run.step, state, [start])
+        every = self._intervals(count)[0]
+        lengths = [every] * (count // every) + ([count % every] if count % every else [])
+        return forward_scan(run.step, state, lengths, keep=lambda state: state)
+
+    def backward(
+        self, run: Run, trace: PyTree, visit: Visit[Carry], carry: Carry, visits: Visits
+    ) -> Carry:
+        """Visits the steps, computing again level by level what was not stored."""
+        _, count = _span(run, visits)
+        intervals = self._intervals(count)
+        ragged = count % intervals[0] != 0
+        visit = _at_visited_steps(visit, run, visits, ragged)
+
+        def step(state):
+            if not ragged:
+                return run.step(state)
+            return jax.lax.cond(state.step < run.num_steps, run.step, lambda s: s, state)
+
+        def reverse(level, starts, carry):
+            def visit_start(carry, state):
+                if level + 1 == len(intervals):
+                    return visit(carry, state, None)
+                inner = intervals[level + 1]
+                lengths = [inner] * (intervals[level] // inner)
+                _, states = forward_scan(step, state, lengths, keep=lambda state: state)
+                return reverse(level + 1, states, carry)
+
+            return reverse_scan(visit_start, carry, starts)
+
+        return reverse(0, trace, carry)
+
+    def _intervals(self, count: int) -> tuple[int, ...]:
+        if self.intervals is None:
+            return (math.isqrt(count - 1) + 1, 1) if count > 1 else (1,)
+        # An interval longer than the run would only add steps to skip.
+        return tuple(every for every in self.intervals if every <= count) or (1,)
+
+
+def _span(run: Run, visits: Visits) -> tuple[int, int]:
+    """The first visited step, and how many steps there are from it to the end."""
+    start = int(visits.step[0])
+    return start, run.num_steps - start
+
+
+def _at_visited_steps(visit: Visit, run: Run, visits: Visits, ragged: bool) -> Visit:
+    """Passes over steps that are not visited, or that only fill up the last interval."""
+    start, count = _span(run, visits)
+    weights = weights_of(visits)
+    if not ragged and weights is None and len(visits.step) == count:
+        return visit
+    # One more entry than steps: every state past the end reads the zero there.
+    table = np.zeros(count + 1, np.float32)
+    table[visits.step - start] = visits.weight
+
+    def visit_if_weighted(carry, state, _):
+        weight = jnp.asarray(table)[jnp.minimum(state.step - start, count)]
+        given = None if weights is None else weight
+        return jax.lax.cond(weight > 0, lambda c: visit(c, state, given), lambda c: c, carry)
+
+    return visit_if_weighted

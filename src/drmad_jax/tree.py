@@ -1,0 +1,67 @@
+"""Pytree helpers: telling apart what has a derivative from what has none."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+def is_inexact(leaf: object) -> bool:
+    """Whether a leaf is a floating-point array or scalar, hence has a derivative."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def partition(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Splits a pytree into its floating-point leaves and the rest, `None` filling the gaps."""
+    inexact = jax.tree.map(lambda x: x if is_inexact(x) else None, tree)
+    rest = jax.tree.map(lambda x: None if is_inexact(x) else x, tree)
+    return inexact, rest
+
+
+def combine(first: PyTree, second: PyTree) -> PyTree:
+    """Undoes `partition`: takes each leaf from whichever tree has it."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
+    )
+
+
+def zeros_like(tree: PyTree) -> PyTree:
+    """Zeros in the shape of every leaf."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def add(first: PyTree, second: PyTree) -> PyTree:
+    """Leafwise sum, in the dtype of the first tree."""
+    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), first, second)
+
+
+def squared_norm(tree: PyTree) -> Float[Array, ""]:
+    """Sum of squares of every entry, accumulated in at least float32."""
+    total = jnp.zeros((), accumulation_dtype(jnp.float32))
+    for leaf in jax.tree.leaves(tree):
+        dtype = accumulation_dtype(leaf.dtype)
+        total = total.astype(jnp.promote_types(total.dtype, dtype))
+        total = total + jnp.sum(jnp.square(leaf.astype(total.dtype)))
+    return total
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether every entry of every leaf is finite, a boolean scalar."""
+    finite = jnp.array(True)
+    for leaf in jax.tree.leaves(tree):
+        finite = finite & jnp.all(jnp.isfinite(leaf))
+    return finite
+
+
+def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype in which thousands of terms may be summed: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Casts every leaf to the dtype of its counterpart in `like`, weak types included."""
+
+    def cast(x, y):
+        is_key = jnp.issubdtype(jnp.result_type(y), jax.dtypes.prng_key)
+        return x if is_key else jnp.asarray(x, jnp.result_type(y))
+
+    return jax.tree.map(cast, tree, like)
