@@ -69,8 +69,8 @@ def minibatches(
         >>> batches(1)["y"].tolist()
         [2, 3]
     """
-    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(data)}
-    if len(sizes) != 1 or None in sizes:
+    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else -1 for leaf in jax.tree.leaves(data)}
+    if len(sizes) != 1 or -1 in sizes:
         raise ValueError(
             "minibatches: every leaf of `data` needs the same leading axis, "
             f"got leading sizes {sorted(map(str, sizes))}"

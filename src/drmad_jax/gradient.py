@@ -130,20 +130,18 @@ def _gauss_newton_product(
         return jax.vjp(lambda o, h: loss.criterion(o, h, batch), outputs, hparams)[1](c)
 
     def penalty_pullback(p, c):
-        return jax.vjp(loss.penalty, p, hparams)[1](c)
+        penalty = loss.penalty or (lambda p, h: jnp.zeros_like(c))
+        return jax.vjp(penalty, p, hparams)[1](c)
 
     (outputs, _), model_pullback = jax.vjp(predict, params, hparams, inexact)
     pushed, push_pullback = jax.vjp(push, hparams)
     one = jnp.ones_like(v_loss)
-    (residual, _), (curved, d_mixed) = jax.jvp(
-        criterion_pullback, (outputs, one), (pushed, v_loss)
-    )
+    (residual, _), (curved, d_mixed) = jax.jvp(criterion_pullback, (outputs, one), (pushed, v_loss))
     d_params, d_hparams, d_state = model_pullback((curved, v_state))
     terms = [d_mixed, *push_pullback(residual)]
-    if loss.penalty is not None:
-        d_penalty = jax.jvp(penalty_pullback, (params, one), (v, v_loss))[1]
-        d_params = tree.add(d_params, d_penalty[0])
-        terms.append(d_penalty[1])
+    d_penalty = jax.jvp(penalty_pullback, (params, one), (v, v_loss))[1]
+    d_params = tree.add(d_params, d_penalty[0])
+    terms.append(d_penalty[1])
     for term in terms:
         d_hparams = tree.add(d_hparams, term)
     return d_params, d_hparams, d_state

@@ -1,7 +1,7 @@
 """The two entry points: `hypergradient`, and the differentiable `train`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from drmad_jax.batches import batch_at
 from drmad_jax.check import check_batches, check_count, check_inexact, check_scalar
 from drmad_jax.methods import Info, Method, Unrolled, drmad
 from drmad_jax.problem import Problem, TrainState, init_state
+from drmad_jax.seen import unused_leaves
 from drmad_jax.step import Cotangent, init_cotangent
 from drmad_jax.unroll import Run
 
@@ -24,7 +25,7 @@ class Hypergradient(NamedTuple):
         grad: dE/dλ, like `hparams`.
         params: Trained weights w_T.
         state: The whole final training state.
-        initial_params_grad: dE/dw_0, like `params`.
+        initial_params_grad: dE/dw_0, like `params`; `None` from methods that do not see the start.
         info: What happened on the way.
     """
 
@@ -80,14 +81,18 @@ def hypergradient(
         key: Array | None = None,
     ) -> Hypergradient:
         hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
-        run = _run(problem, num_steps, hparams, inner_batches, key)
-        state, pull_init = _init(run, params, model_state)
+        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
+        state, pull_start = _start(run, params, model_state)
         _check_losses(run, state, outer_batch)
+        _refuse_unseen(method, run, state, outer_batch)
         final, trace = method.forward(run, state)
         value, cotangent = _outer(problem, final, hparams, outer_batch)
         cotangent, info = method.backward(run, trace, cotangent)
-        grad, d_params, _ = pull_init(cotangent)
+        grad, d_params = cotangent.hparams, None
+        if method.reaches_start(run):
+            grad, d_params, _ = pull_start(cotangent)
         info = info._replace(finite=jnp.isfinite(value) & tree.all_finite(grad))
+        grad = tree.cast_like(grad, hparams)
         return Hypergradient(value, grad, final.params, final, d_params, info)
 
     return compute
@@ -109,8 +114,8 @@ def train(
         `model_state` (with `unrolled()` in forward mode, and with respect to the batches, too).
 
     Raises:
-        ValueError: When differentiated with respect to `inner_batches`: arrays whose gradient is
-            wanted belong into `hparams`.
+        ValueError: When differentiated with respect to `inner_batches` (arrays whose gradient is
+            wanted belong into `hparams`), or to `params` by a method that does not see the start.
 
     Example:
         >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
@@ -124,9 +129,8 @@ def train(
     method = _check(problem, num_steps, method)
 
     def start(hparams, params, inner_batches, model_state, key):
-        run = _run(problem, num_steps, hparams, inner_batches, key)
-        state, pull_init = _init(run, params, model_state)
-        return run, state, pull_init
+        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
+        return run, *_start(run, params, model_state)
 
     def plain(*inputs):
         run, state, _ = start(*inputs)
@@ -139,12 +143,14 @@ def train(
 
     def backward(residuals, d_final):
         inputs, final, trace = residuals
-        run, _, pull_init = start(*inputs)
+        run, _, pull_start = start(*inputs)
         drop = lambda c: None if c.dtype == jax.dtypes.float0 else c
         cotangent = init_cotangent(final, run.hparams)._replace(state=jax.tree.map(drop, d_final))
         cotangent, _ = method.backward(run, trace, cotangent)
-        grad, d_params, d_model_state = pull_init(cotangent)
-        return grad, d_params, None, d_model_state, None
+        if not method.reaches_start(run):
+            return tree.cast_like(cotangent.hparams, run.hparams), None, None, None, None
+        grad, d_params, d_model_state = pull_start(cotangent)
+        return tree.cast_like(grad, run.hparams), d_params, None, d_model_state, None
 
     differentiable = jax.custom_vjp(plain)
     differentiable.defvjp(forward, backward)
@@ -160,26 +166,31 @@ def train(
         hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
         if isinstance(method, Unrolled):
             return plain(hparams, params, inner_batches, model_state, key)
-        inner_batches = _not_differentiable(inner_batches)
+        inner_batches = _constant("inner_batches", inner_batches)
+        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
+        if not method.reaches_start(run):
+            params = _constant("params", params)
+            model_state = _constant("model_state", model_state)
         return differentiable(hparams, params, inner_batches, model_state, key)
 
     return call
 
 
-@jax.custom_vjp
-def _not_differentiable(inner_batches: PyTree) -> PyTree:
-    return inner_batches
+def _constant(name: str, pytree: PyTree) -> PyTree:
+    """Passes a pytree through, and raises when somebody differentiates with respect to it."""
+    mend = {
+        "inner_batches": "put the arrays whose gradient you want into `hparams` and let the "
+        "batches index into them",
+        "params": "use a method that goes back to the first step, such as checkpointed()",
+        "model_state": "use a method that goes back to the first step, such as checkpointed()",
+    }[name]
 
+    def refuse(value):
+        raise ValueError(f"train is not differentiable in `{name}` with this method: {mend}")
 
-def _refuse(inner_batches):
-    raise ValueError(
-        "train is not differentiable with respect to `inner_batches`, except with "
-        "method=unrolled(): put the arrays whose gradient you want into `hparams` and let the "
-        "batches index into them"
-    )
-
-
-_not_differentiable.defvjp(_refuse, lambda residuals, cotangent: (cotangent,))
+    through = jax.custom_vjp(lambda value: value)
+    through.defvjp(refuse, lambda residuals, cotangent: (cotangent,))
+    return through(pytree)
 
 
 def _check(problem: Problem, num_steps: int, method: Method | None) -> Method:
@@ -187,7 +198,7 @@ def _check(problem: Problem, num_steps: int, method: Method | None) -> Method:
         raise TypeError(f"`problem` must be a drmad_jax.Problem, got {type(problem).__name__}")
     check_count("hypergradient", "num_steps", num_steps)
     method = drmad() if method is None else method
-    if not (hasattr(method, "forward") and hasattr(method, "backward")):
+    if not isinstance(method, Method):
         raise TypeError(
             f"`method` must be a method value such as drmad_jax.drmad(), got {method!r}"
         )
@@ -195,13 +206,23 @@ def _check(problem: Problem, num_steps: int, method: Method | None) -> Method:
 
 
 def _run(
-    problem: Problem, num_steps: int, hparams: PyTree, inner_batches: PyTree, key: Array | None
+    problem: Problem,
+    num_steps: int,
+    hparams: PyTree,
+    params: PyTree,
+    inner_batches: PyTree,
+    model_state: PyTree,
+    key: Array | None,
 ) -> Run:
     check_batches(inner_batches, num_steps)
-    return Run(problem, num_steps, hparams, inner_batches, key)
+
+    def start(hparams):
+        return init_state(problem, hparams, params, model_state=model_state)
+
+    return Run(problem, num_steps, hparams, inner_batches, key, start)
 
 
-def _init(run: Run, params: PyTree, model_state: PyTree) -> tuple[TrainState, Callable]:
+def _start(run: Run, params: PyTree, model_state: PyTree) -> tuple[TrainState, Callable]:
     """The initial state, and the way from its cotangent to what it was made of."""
     inexact, rest = tree.partition(model_state)
 
@@ -212,12 +233,11 @@ def _init(run: Run, params: PyTree, model_state: PyTree) -> tuple[TrainState, Ca
     state, pullback, state_rest = jax.vjp(init, run.hparams, params, inexact, has_aux=True)
     state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
 
-    def pull_init(cotangent: Cotangent):
+    def pull_start(cotangent: Cotangent):
         d_hparams, d_params, d_model_state = pullback(cotangent.state)
-        grad = tree.add(cotangent.hparams, d_hparams)
-        return tree.cast_like(grad, run.hparams), d_params, d_model_state
+        return tree.add(cotangent.hparams, d_hparams), d_params, d_model_state
 
-    return tree.combine(state, state_rest), pull_init
+    return tree.combine(state, state_rest), pull_start
 
 
 def _outer(
@@ -251,3 +271,23 @@ def _check_losses(run: Run, state: TrainState, outer_batch: PyTree) -> None:
         run.problem.outer, state.params, run.hparams, outer_batch, state.model_state
     )
     check_scalar("outer_loss", outer)
+
+
+def _refuse_unseen(method: Method, run: Run, state: TrainState, outer_batch: PyTree) -> None:
+    """A hyperparameter that the method cannot see is an error, not a zero."""
+    sees = method.sees(run, state)
+    if sees is None:
+        return
+
+    def everything_seen(hparams):
+        outer = run.problem.outer(state.params, hparams, outer_batch, state.model_state)
+        return sees(hparams), outer
+
+    unseen = unused_leaves(everything_seen, run.hparams)
+    if unseen:
+        names = ", ".join(f"`hparams{name}`" for name in unseen)
+        raise ValueError(
+            f"{method} cannot see {names}, whose hypergradient would be zero whatever its effect: "
+            "take it out of `hparams`, or use a method that goes back to the first step, such as "
+            "checkpointed()"
+        )

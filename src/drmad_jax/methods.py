@@ -1,12 +1,12 @@
 """The methods: how a hypergradient is computed, each a frozen value with one factory."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from drmad_jax import tree
 from drmad_jax.check import check_choice, check_count
@@ -37,6 +37,10 @@ class Info(NamedTuple):
             `cotangent_norm_at_end`, the path expands; the hypergradient is then not to be trusted.
         cotangent_norm_at_end: Its norm where the way back begins, ‖∂E/∂w_T‖.
         cotangent_norm_at_start: Its norm where the way back ends.
+        residual_norm: Of a linear solve, relative to its right-hand side; `None` without one.
+        num_iterations: Of a linear solve; `None` without one.
+        standard_error: Of each entry of a stochastic estimate, like the hypergradient; `None` for
+            deterministic methods.
     """
 
     finite: Bool[Array, ""]
@@ -44,10 +48,17 @@ class Info(NamedTuple):
     cotangent_norm: Float[Array, ""]
     cotangent_norm_at_end: Float[Array, ""]
     cotangent_norm_at_start: Float[Array, ""]
+    residual_norm: Float[Array, ""] | None = None
+    num_iterations: Int[Array, ""] | None = None
+    standard_error: PyTree = None
 
 
+@runtime_checkable
 class Method(Protocol):
-    """Training, and the way from the final state's cotangent back to the hyperparameters."""
+    """Training, and the way from the final state's cotangent back to the hyperparameters.
+
+    A method is a frozen value. To add one, implement these four functions.
+    """
 
     def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
         """Trains from `state`; returns the final state and whatever `backward` needs."""
@@ -55,6 +66,21 @@ class Method(Protocol):
 
     def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
         """Takes the cotangent of the final state to the one of the initial state."""
+        ...
+
+    def reaches_start(self, run: Run) -> bool:
+        """Whether the state's cotangent that `backward` returns is the initial state's.
+
+        If not, there is no gradient with respect to the initial weights, and `backward` accounts
+        for whatever part of the initial state depends on the hyperparameters (see `Run.start`).
+        """
+        ...
+
+    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree] | None:
+        """A function of the hyperparameters that depends on all those the method can see.
+
+        `None` if it sees all. Others are refused by name.
+        """
         ...
 
 
@@ -86,6 +112,18 @@ class Reverse:
         cotangent, at_start, largest = self.path.backward(run, trace, visit, carry, visits)
         return cotangent, _info(len(visits.step), largest, at_end, at_start)
 
+    def reaches_start(self, run: Run) -> bool:
+        """Unless the visits end before the first steps, or all stand at the last state."""
+        if isinstance(self.path, Frozen):
+            return False
+        return not isinstance(self.steps, LastSteps) or self.steps.count >= run.num_steps
+
+    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree] | None:
+        """Everything, or what acts in a step where the first steps are not visited."""
+        if self.reaches_start(run):
+            return None
+        return lambda hparams: dataclasses.replace(run, hparams=hparams).step(state)
+
 
 @dataclasses.dataclass(frozen=True)
 class Unrolled:
@@ -111,6 +149,14 @@ class Unrolled:
         at_start = jnp.sqrt(tree.squared_norm(d_state.params))
         result = Cotangent(d_state, tree.add(cotangent.hparams, d_hparams))
         return result, _info(run.num_steps, jnp.maximum(at_end, at_start), at_end, at_start)
+
+    def reaches_start(self, run: Run) -> bool:
+        """Always."""
+        return True
+
+    def sees(self, run: Run, state: TrainState) -> None:
+        """Everything."""
+        return None
 
 
 def unrolled() -> Unrolled:

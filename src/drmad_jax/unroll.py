@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ class Run:
         hparams: Hyperparameters.
         inner_batches: The batch source (see `hypergradient`).
         key: Key of the run, or `None`.
+        start: `hparams -> TrainState`, how the initial state depends on the hyperparameters.
     """
 
     problem: Problem
@@ -34,6 +35,7 @@ class Run:
     hparams: PyTree
     inner_batches: PyTree
     key: Array | None
+    start: Callable[[PyTree], TrainState]
 
     def step(self, state: TrainState, *, curvature: Curvature | None = None) -> TrainState:
         """One train step from `state`, on the batch of its own step counter."""
@@ -82,14 +84,15 @@ def forward_scan(
 
     Example:
         >>> import drmad_jax as dj, jax.numpy as jnp
-        >>> final, kept = dj.forward_scan(lambda x: x + 1, jnp.int32(0), [2, 3, 0], keep=lambda x: x)
+        >>> start = jnp.int32(0)
+        >>> final, kept = dj.forward_scan(lambda x: x + 1, start, [2, 3, 0], keep=lambda x: x)
         >>> int(final), kept.tolist()
         (5, [0, 2, 5])
     """
     first = lengths[0] if len(lengths) else 0
     uniform = all(length == first for length in lengths)
 
-    def segment(carry, length):
+    def segment(carry: Carry, length: Any) -> tuple[Carry, PyTree]:
         kept = keep(carry)
         if uniform and first == 1:
             return step(carry), kept
@@ -102,9 +105,7 @@ def forward_scan(
     return jax.lax.scan(segment, carry, np.asarray(lengths, np.int32))
 
 
-def reverse_scan(
-    visit: Callable[[Carry, PyTree], Carry], carry: Carry, visits: PyTree
-) -> Carry:
+def reverse_scan(visit: Callable[[Carry, PyTree], Carry], carry: Carry, visits: PyTree) -> Carry:
     """Goes through `visits` from last to first, carrying the cotangent and stacking nothing.
 
     Args:

@@ -82,7 +82,9 @@ class Interpolated:
 
     def _kept(self, state: TrainState) -> TrainState:
         inexact, _ = tree.partition(state)
-        return TrainState(inexact.params, None, None, inexact.step) if self._final_state else inexact
+        return (
+            TrainState(inexact.params, None, None, inexact.step) if self._final_state else inexact
+        )
 
 
 def _between(kept: PyTree, segment: Array, fraction: Array) -> PyTree:

@@ -49,8 +49,8 @@ class Recomputed:
                 return run.step(state)
             return jax.lax.cond(state.step < run.num_steps, run.step, lambda s: s, state)
 
-        def reverse(level, starts, carry):
-            def visit_start(carry, state):
+        def reverse(level: int, starts: PyTree, carry: Carry) -> Carry:
+            def visit_start(carry: Carry, state: TrainState) -> Carry:
                 if level + 1 == len(intervals):
                     return visit(carry, state, None)
                 inner = intervals[level + 1]
