@@ -149,7 +149,7 @@ def _gauss_newton_product(
 
 def curvature_product(
     problem: Problem,
-    curvature: Curvature,
+    curvature: str,
     params: PyTree,
     hparams: PyTree,
     batch: PyTree,
@@ -162,7 +162,7 @@ def curvature_product(
 
     Args:
         problem: The problem whose inner loss is meant.
-        curvature: "hessian" or "gauss_newton".
+        curvature: "hessian", "gauss_newton" or "auto".
         params: Where the curvature is taken.
         hparams: Hyperparameters.
         batch: One inner batch.
@@ -183,7 +183,7 @@ def curvature_product(
         >>> product.tolist(), float(mixed)
         ([6.0, 0.0], 2.0)
     """
-    gradient = inner_gradient(problem, resolve_curvature(problem, curvature))  # type: ignore
+    gradient = inner_gradient(problem, resolve_curvature(problem, curvature))
 
     def of(p, h):
         return gradient(p, h, model_state, batch, key)[0]

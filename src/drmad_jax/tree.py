@@ -36,11 +36,13 @@ def add(first: PyTree, second: PyTree) -> PyTree:
 
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
     """Sum of squares of every entry, accumulated in at least float32."""
-    total = jnp.zeros((), accumulation_dtype(jnp.float32))
-    for leaf in jax.tree.leaves(tree):
-        dtype = accumulation_dtype(leaf.dtype)
-        total = total.astype(jnp.promote_types(total.dtype, dtype))
-        total = total + jnp.sum(jnp.square(leaf.astype(total.dtype)))
+    leaves = jax.tree.leaves(tree)
+    dtype = jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
+    total = jnp.zeros((), dtype)
+    for leaf in leaves:
+        total = total + jnp.sum(
+            jnp.square(jnp.abs(leaf.astype(accumulation_dtype(leaf.dtype))))
+        ).astype(dtype)
     return total
 
 
@@ -54,7 +56,7 @@ def all_finite(tree: PyTree) -> Array:
 
 def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype in which thousands of terms may be summed: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:

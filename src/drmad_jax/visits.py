@@ -1,7 +1,7 @@
 """Which steps the reverse pass visits, where on the path, and how many steps each stands for."""
 
 import dataclasses
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Visits(NamedTuple):
     weight: np.ndarray
 
 
+@runtime_checkable
 class ReverseSteps(Protocol):
     """A choice of visits, a frozen value that is called with the number of inner steps."""
 

@@ -1,7 +1,7 @@
 """What every path offers, and the record of counters that stand-in paths share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ Visit = Callable[[Carry, TrainState, Array | None], Carry]
 LARGEST_RECORDED_LEAF = 64
 
 
+@runtime_checkable
 class Path(Protocol):
     """How training is remembered, and which state stands in for step t on the way back."""
 

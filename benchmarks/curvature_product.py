@@ -1,0 +1,80 @@
+"""Which form of the curvature product is the cheapest? python -m benchmarks.curvature_product
+
+Every form returns Hv and the mixed term of the MNIST MLP, 200 times in one scan, each time on a
+fresh minibatch and on the vector that the last product gave. The ratio is over as many plain
+gradients in the same run.
+"""
+
+import jax
+import jax.numpy as jnp
+
+import drmad_jax as dj
+from benchmarks import mnist_mlp
+from benchmarks.harness import measure, ratios, write_record
+
+PRODUCTS = 200
+
+
+def forms(problem):
+    """Name to `(params, hparams, batch, vector) -> (product, mixed)`."""
+    loss = problem.inner_loss
+
+    def reverse_over_reverse(w, h, batch, v):
+        slope = lambda w, h: _dot(jax.grad(loss)(w, h, batch), v)
+        return jax.grad(slope, argnums=(0, 1))(w, h)
+
+    def reverse_over_forward(w, h, batch, v):
+        slope = lambda w, h: jax.jvp(lambda w: loss(w, h, batch), (w,), (v,))[1]
+        return jax.grad(slope, argnums=(0, 1))(w, h)
+
+    def library(curvature):
+        return lambda w, h, batch, v: dj.curvature_product(problem, curvature, w, h, batch, v)
+
+    return {
+        "reverse over reverse": reverse_over_reverse,
+        "reverse over forward": reverse_over_forward,
+        "forward over reverse (library, hessian)": library("hessian"),
+        "library, gauss_newton": library("gauss_newton"),
+    }
+
+
+def chain_of_products(product, batches):
+    def call(hparams, params):
+        def body(carry, t):
+            vector, total = carry
+            curved, mixed = product(params, hparams, batches(t), vector)
+            vector = jax.tree.map(lambda v, c: v - 1e-3 * c, vector, curved)
+            return (vector, jax.tree.map(jnp.add, total, mixed)), None
+
+        start = (params, jax.tree.map(jnp.zeros_like, hparams))
+        return jax.lax.scan(body, start, jnp.arange(PRODUCTS))[0]
+
+    return jax.jit(call)
+
+
+def main() -> None:
+    problem = mnist_mlp.problem()
+    hparams, params, data, _ = mnist_mlp.arguments()
+    gradient = lambda w, h, batch, v: (jax.grad(problem.inner_loss)(v, h, batch), h)
+    results = {}
+    for batch_size in (50, 500):
+        batches = dj.minibatches(data, batch_size, jax.random.key(1))
+        calls = {
+            name: (lambda f=chain_of_products(product, batches): f(hparams, params))
+            for name, product in {"gradient": gradient, **forms(problem)}.items()
+        }
+        times = measure(calls)
+        results[f"batch {batch_size}"] = {
+            "seconds": times,
+            "over a gradient": ratios(times, "gradient"),
+        }
+        print(batch_size, results[f"batch {batch_size}"]["over a gradient"])
+    print(write_record("curvature_product", {"products": PRODUCTS, **results}))
+
+
+def _dot(a, b):
+    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+if __name__ == "__main__":
+    main()

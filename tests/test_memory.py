@@ -1,0 +1,90 @@
+"""Memory laws, read off the compiled program and the jaxpr."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import drmad_jax as dj
+
+LAYERS = (784, 50, 50, 50, 10)
+
+
+def mnist_arguments(dtype=jnp.float32):
+    """Shapes of the published MNIST problem; nothing is allocated or run."""
+    spec = lambda *shape, dtype=dtype: jax.ShapeDtypeStruct(shape, dtype)
+    sizes = list(zip(LAYERS[:-1], LAYERS[1:], strict=True))
+    params = [{"w": spec(a, b), "b": spec(b)} for a, b in sizes]
+    hparams = [spec(a) for a, _ in sizes]
+    data = lambda n: {"x": spec(n, LAYERS[0]), "y": spec(n, dtype=jnp.int32)}
+    return hparams, params, data(15000), data(5000)
+
+
+def predict(w, h, batch):
+    x = batch["x"]
+    for layer in w[:-1]:
+        x = jnp.tanh(x @ layer["w"] + layer["b"][None])
+    return x @ w[-1]["w"] + w[-1]["b"][None]
+
+
+def criterion(logits, h, batch):
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]))
+
+
+def penalty(w, h):
+    return sum(
+        jnp.sum(jnp.exp(log_l2)[:, None] * layer["w"] ** 2)
+        for layer, log_l2 in zip(w, h, strict=True)
+    )
+
+
+def mnist_hypergradient(num_steps, method):
+    loss = dj.composite_loss(predict, criterion, penalty)
+    outer = lambda w, h, batch: criterion(predict(w, h, batch), h, batch)
+    problem = dj.Problem(loss, outer, optax.sgd(0.0025, momentum=0.95))
+    compute = dj.hypergradient(problem, num_steps=num_steps, method=method)
+
+    def call(hparams, params, data, outer_batch):
+        batches = dj.minibatches(data, 50, jax.random.key(0))
+        return compute(hparams, params, batches, outer_batch)
+
+    return call
+
+
+def temporary_bytes(num_steps, method):
+    lowered = jax.jit(mnist_hypergradient(num_steps, method)).lower(*mnist_arguments())
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_drmad_does_not_depend_on_the_number_of_steps():
+    short, long = (temporary_bytes(steps, dj.drmad()) for steps in (100, 10_000))
+    assert abs(long / short - 1) < 0.05
+    assert long < 16 * 2**20
+
+
+def test_memory_of_storing_does():
+    short, long = (temporary_bytes(steps, dj.stored()) for steps in (100, 1000))
+    assert long > 5 * short
+
+
+def scans(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from scans(inner)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [dj.drmad(), dj.drmad(knots=8), dj.drmad(num_reverse_steps=10), dj.stored()],
+    ids=["line", "knots", "strided", "stored"],
+)
+def test_the_reverse_scan_stacks_no_outputs(method):
+    jaxpr = jax.make_jaxpr(mnist_hypergradient(100, method))(*mnist_arguments()).jaxpr
+    reverse = [scan for scan in scans(jaxpr) if scan.params["reverse"]]
+    assert len(reverse) == 1
+    assert len(reverse[0].outvars) == reverse[0].params["num_carry"]

@@ -1,0 +1,192 @@
+"""Paths and visits: the places, the weights, and exactness wherever a path should be exact."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import drmad_jax as dj
+import problems
+from drmad_jax.paths import Interpolated
+from drmad_jax.visits import AllSteps, LastSteps, PublishedStride, Stride
+from problems import NUM_STEPS, relative_error
+
+SIZES = st.integers(1, 300)
+
+
+@given(num_steps=SIZES, count=SIZES, spacing=st.sampled_from(["dense", "even"]))
+@settings(max_examples=200, deadline=None)
+def test_strides_stand_for_every_step_once(num_steps, count, spacing):
+    stride = Stride(count, spacing, "count")
+    edges, visits = stride.edges(num_steps), stride(num_steps)
+    assert edges[0] == 0 and edges[-1] == num_steps
+    assert np.all(np.diff(edges) >= 1)
+    assert len(visits.step) == min(count, num_steps)
+    assert visits.weight.sum() == num_steps
+    assert np.all(edges[:-1] <= visits.step) and np.all(visits.step < edges[1:])
+
+
+def test_dense_strides_are_dense_near_the_end():
+    widths = np.diff(Stride(20, "dense").edges(2000))
+    assert np.all(np.diff(widths) <= 1) and widths[0] > 10 * widths[-1]
+
+
+def test_published_stride_uses_the_first_batches_and_the_published_places():
+    visits = PublishedStride(200)(2000)
+    np.testing.assert_array_equal(visits.step, np.arange(200))
+    np.testing.assert_allclose(visits.position / 2000, np.linspace(0.001, 0.999, 200))
+    assert np.all(visits.weight == 1)
+
+
+def test_last_steps_never_exceed_the_run():
+    np.testing.assert_array_equal(LastSteps(3)(5).step, [2, 3, 4])
+    np.testing.assert_array_equal(LastSteps(9)(5).step, AllSteps()(5).step)
+
+
+@given(num_steps=SIZES, data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_counted_knots_increase_from_start_to_end(num_steps, data):
+    count = data.draw(st.integers(2, num_steps + 1))
+    times = Interpolated(count).times(num_steps)
+    assert len(times) == count and times[0] == 0 and times[-1] == num_steps
+    assert np.all(np.diff(times) >= 1)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return compute(dj.stored())
+
+
+def compute(method, num_steps=NUM_STEPS, chain="momentum"):
+    problem = problems.problem(problems.CHAINS[chain])
+    call = jax.jit(dj.hypergradient(problem, num_steps=num_steps, method=method))
+    return call(problems.hparams(), problems.params(), problems.batches(), problems.data())
+
+
+@given(every=st.integers(1, NUM_STEPS + 2))
+@settings(max_examples=3, deadline=None)
+def test_every_checkpoint_interval_is_exact(reference, every):
+    assert relative_error(compute(dj.checkpointed(every=every)).grad, reference.grad) < 1e-12
+
+
+def test_truncation_to_all_steps_is_exact(reference):
+    out = compute(dj.truncated(num_reverse_steps=NUM_STEPS))
+    assert relative_error(out.grad, reference.grad) < 1e-12
+    assert out.initial_params_grad is not None
+
+
+def test_truncation_equals_stopping_the_gradient_before_the_last_steps():
+    hparams, params, batches, data = (
+        problems.hparams(), problems.params(), problems.batches(), problems.data()
+    )  # fmt: skip
+    problem = problems.problem()
+
+    def outer(h):
+        state = dj.init_state(problem, h, params)
+        for t in range(NUM_STEPS):
+            if t == NUM_STEPS - 3:
+                state = jax.lax.stop_gradient(state)
+            state, _ = dj.train_step(problem, state, h, batches(t), curvature=None)
+        return problems.outer_loss(state.params, h, data)
+
+    out = compute(dj.truncated(num_reverse_steps=3))
+    assert relative_error(out.grad, jax.jit(jax.grad(outer))(hparams)) < 1e-12
+    assert out.initial_params_grad is None
+
+
+def test_frozen_truncation_is_the_neumann_series():
+    """K frozen steps of gradient descent: η Σ_k (I − ηH)^k ∂E/∂w, then the mixed term."""
+    rate, terms, count = 0.1, 4, 9
+    matrix = jnp.array([[2.0, 0.5], [0.5, 1.0]])
+    inner = lambda w, h, x: 0.5 * w @ matrix @ w - jnp.sum(h * w)
+    outer = lambda w, h, x: 0.5 * jnp.sum((w - 1.0) ** 2)
+    problem = dj.Problem(inner, outer, optax.sgd(rate))
+    method = dj.truncated(num_reverse_steps=terms, frozen=True)
+    call = dj.hypergradient(problem, num_steps=count, method=method)
+    out = call(jnp.array([1.0, -1.0]), jnp.zeros(2), jnp.zeros(count), None)
+    powers = [np.linalg.matrix_power(np.eye(2) - rate * matrix, k) for k in range(terms)]
+    expected = rate * sum(powers) @ (np.asarray(out.params) - 1.0)
+    np.testing.assert_allclose(out.grad, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("chain", ["momentum", "adam", "multi_steps"])
+def test_the_path_passes_through_its_knots_with_their_counters(chain):
+    """At the knots the visited state is the true one, step counters included."""
+    problem = problems.problem(problems.CHAINS[chain])
+    knots = (0, 2, 5, NUM_STEPS)
+    hparams, params, batches = problems.hparams(), problems.params(), problems.batches()
+    with jax.numpy_dtype_promotion("standard"):
+        visited = visited_states(Interpolated(knots), problem, hparams, params, batches)
+        state = dj.init_state(problem, hparams, params)
+        for t in range(NUM_STEPS):
+            counters = lambda s: [
+                x for x in jax.tree.leaves(s) if jnp.issubdtype(x.dtype, jnp.integer)
+            ]
+            here = jax.tree.map(lambda x, t=t: x[t], visited)
+            for a, b in zip(counters(here), counters(state), strict=True):
+                np.testing.assert_array_equal(a, b)
+            if t in knots:
+                near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12)
+                jax.tree.map(near, here, state)
+            state, _ = dj.train_step(problem, state, hparams, batches(t))
+
+
+def visited_states(path, problem, hparams, params, batches):
+    """Every state at which a path's steps are linearised, stacked in the order of training."""
+    from drmad_jax.unroll import Run
+
+    start = lambda h: dj.init_state(problem, h, params)
+    run = Run(problem, NUM_STEPS, hparams, batches, None, start)
+    visits = AllSteps()(NUM_STEPS)
+
+    @jax.jit
+    def states():
+        state = start(hparams)
+        _, trace = path.forward(run, state, visits)
+        buffer = jax.tree.map(lambda x: jnp.zeros((NUM_STEPS, *x.shape), x.dtype), state)
+        write = lambda buffer, state, weight: jax.tree.map(
+            lambda b, x: b.at[state.step].set(x), buffer, state
+        )
+        return path.backward(run, trace, write, buffer, visits)
+
+    return states()
+
+
+def test_the_line_is_the_published_one():
+    problem, hparams, params = problems.problem(), problems.hparams(), problems.params()
+    visited = visited_states(Interpolated(2), problem, hparams, params, problems.batches())
+    final = compute(dj.drmad()).params
+    beta = np.arange(NUM_STEPS) / NUM_STEPS
+    for ours, first, last in zip(
+        *map(jax.tree.leaves, (visited.params, params, final)), strict=True
+    ):
+        shape = (-1, *(1,) * first.ndim)
+        line = (1 - beta).reshape(shape) * first[None] + beta.reshape(shape) * last[None]
+        np.testing.assert_allclose(ours, line, rtol=1e-12, atol=1e-14)
+
+
+@given(
+    inner=st.sets(st.integers(1, NUM_STEPS - 1), max_size=NUM_STEPS - 1),
+    state=st.sampled_from(["auto", "final", "interpolated"]),
+)
+@settings(max_examples=3, deadline=None)
+def test_any_knot_set_trains_the_same_weights(reference, inner, state):
+    knots = [0, *sorted(inner), NUM_STEPS]
+    out = compute(dj.drmad(knots=knots, optimizer_state=state))
+    assert relative_error(out.params, reference.params) < 1e-12
+    assert bool(out.info.finite)
+
+
+def test_strides_on_a_stored_trajectory_skip_and_weight():
+    """The third axis is independent of the first: weighted strides on the true states."""
+    stride = Stride(3, "even", "count")
+    method = dataclasses.replace(dj.stored(), steps=stride)
+    on_knots = dj.drmad(
+        knots=NUM_STEPS + 1, curvature="hessian", num_reverse_steps=3, spacing="even"
+    )
+    assert relative_error(compute(method).grad, compute(on_knots).grad) < 1e-12
