@@ -1,9 +1,13 @@
-"""Which form of the curvature product is the cheapest? python -m benchmarks.curvature_product
+"""Which form of the curvature product is the cheapest?
+
+    python -m benchmarks.curvature_product
 
 Every form returns Hv and the mixed term of the MNIST MLP, 200 times in one scan, each time on a
 fresh minibatch and on the vector that the last product gave. The ratio is over as many plain
 gradients in the same run.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +64,7 @@ def main() -> None:
     for batch_size in (50, 500):
         batches = dj.minibatches(data, batch_size, jax.random.key(1))
         calls = {
-            name: (lambda f=chain_of_products(product, batches): f(hparams, params))
+            name: functools.partial(chain_of_products(product, batches), hparams, params)
             for name, product in {"gradient": gradient, **forms(problem)}.items()
         }
         times = measure(calls)
