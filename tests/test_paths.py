@@ -1,6 +1,7 @@
 """Paths and visits: the places, the weights, and exactness wherever a path should be exact."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import drmad_jax as dj
 import problems
-from drmad_jax.paths import Interpolated
+from drmad_jax.paths import Interpolated, Recomputed
 from drmad_jax.visits import AllSteps, LastSteps, PublishedStride, Stride
 from problems import NUM_STEPS, relative_error
 
@@ -72,6 +73,47 @@ def compute(method, num_steps=NUM_STEPS, chain="momentum"):
 @settings(max_examples=3, deadline=None)
 def test_every_checkpoint_interval_is_exact(reference, every):
     assert relative_error(compute(dj.checkpointed(every=every)).grad, reference.grad) < 1e-12
+
+
+@pytest.mark.parametrize("choice", [{"levels": 3}, {"budget": 6}], ids=str)
+def test_every_schedule_of_checkpoints_is_exact(reference, choice):
+    assert relative_error(compute(dj.checkpointed(**choice)).grad, reference.grad) < 1e-12
+
+
+@given(count=st.integers(1, 100_000), levels=st.integers(1, 20))
+@settings(max_examples=300, deadline=None)
+def test_levels_of_checkpoints_store_few_states(count, levels):
+    intervals = Recomputed(None, levels)._intervals(count)
+    ratio = max(2, -(-intervals[0] // intervals[1])) if len(intervals) > 1 else count
+    assert intervals[-1] == 1 and intervals[0] <= count
+    assert all(a % b == 0 for a, b in zip(intervals, intervals[1:], strict=False))
+    stored = -(-count // intervals[0]) + sum(
+        a // b for a, b in zip(intervals, intervals[1:], strict=False)
+    )
+    assert stored <= max(2, levels) * max(2, ratio, -(-count // intervals[0]))
+
+
+@given(count=st.integers(2, 100_000), data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_budget_of_states_is_kept(count, data):
+    budget = data.draw(st.integers(2 * int(np.ceil(np.log2(count))), 2 * count))
+    intervals = Recomputed(None, budget=budget)._intervals(count)
+    stored = -(-count // intervals[0]) + sum(
+        a // b for a, b in zip(intervals, intervals[1:], strict=False)
+    )
+    assert stored <= budget
+
+
+def test_memory_of_checkpoints_grows_like_the_logarithm():
+    stored = lambda count: (
+        2 * len(Recomputed(None, levels=int(np.ceil(np.log2(count))))._intervals(count))
+    )
+    assert [stored(count) for count in (100, 10_000, 1_000_000)] == [14, 28, 40]
+
+
+def test_too_small_a_budget_is_named():
+    with pytest.raises(ValueError, match="`budget` = 3 stored states: .* is the least"):
+        Recomputed(None, budget=3)._intervals(1000)
 
 
 def test_truncation_to_all_steps_is_exact(reference):
@@ -190,3 +232,55 @@ def test_strides_on_a_stored_trajectory_skip_and_weight():
         knots=NUM_STEPS + 1, curvature="hessian", num_reverse_steps=3, spacing="even"
     )
     assert relative_error(compute(method).grad, compute(on_knots).grad) < 1e-12
+
+
+def test_measured_steps_follow_the_length_of_the_path():
+    """The count is the stated formula, up to the cap."""
+    problem, batches = problems.problem(), problems.batches()
+    states = [dj.init_state(problem, problems.hparams(), problems.params())]
+    for t in range(20):
+        states.append(dj.train_step(problem, states[-1], problems.hparams(), batches(t))[0])
+    places = np.stack([problems.flat(s.params) for s in states])
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    ratio = np.linalg.norm(places[-1] - places[0]) / steps[:4].mean()
+
+    def taken(multiplier, cap=20):
+        measured = dj.measured_steps(cap=cap, multiplier=multiplier, early=4)
+        out = compute(dj.drmad(num_reverse_steps=measured), num_steps=20)
+        return int(out.info.num_reverse_steps), out
+
+    assert taken(1.0)[0] == np.ceil(ratio)
+    assert taken(0.5)[0] == np.ceil(0.5 * ratio)
+    assert taken(1e6, cap=5)[0] == 5
+
+
+def test_measured_steps_at_the_cap_are_the_even_stride():
+    measured = dj.measured_steps(cap=4, multiplier=1e6)
+    stride = dj.drmad(num_reverse_steps=4, spacing="even")
+    ours, even = (
+        compute(method, num_steps=12) for method in (dj.drmad(num_reverse_steps=measured), stride)
+    )
+    assert relative_error(ours.grad, even.grad) < 0.05
+
+
+def test_fresh_batches_are_those_after_the_run():
+    class Shifted(NamedTuple):
+        """Batches whose second half repeats the first: fresh ones are the original ones."""
+
+        inner: dj.Minibatches
+
+        def __call__(self, step):
+            return self.inner(step % NUM_STEPS)
+
+    hparams, params, data = problems.hparams(), problems.params(), problems.data()
+    call = lambda method, batches: jax.jit(
+        dj.hypergradient(problems.problem(), num_steps=NUM_STEPS, method=method)
+    )(hparams, params, batches, data)
+    original = call(dj.drmad(), problems.batches())
+    fresh = call(dj.drmad(batches="fresh"), problems.batches())
+    shifted = call(dj.drmad(batches="fresh"), Shifted(problems.batches()))
+    assert relative_error(shifted.grad, original.grad) < 1e-12
+    assert 1e-3 < relative_error(fresh.grad, original.grad) < 1
+    stacked = jax.vmap(problems.batches())(jnp.arange(NUM_STEPS))
+    with pytest.raises(ValueError, match='"fresh" needs `inner_batches` that can make more'):
+        call(dj.drmad(batches="fresh"), stacked)

@@ -4,11 +4,11 @@ from drmad_jax import transforms
 from drmad_jax.batches import Minibatches, host_batches, minibatches
 from drmad_jax.gradient import curvature_product, inner_gradient
 from drmad_jax.hypergradient import Hypergradient, hypergradient, train
+from drmad_jax.method import Info, Method
 from drmad_jax.methods import (
-    Info,
-    Method,
     checkpointed,
     drmad,
+    measured_steps,
     published_drmad,
     stored,
     truncated,
@@ -48,6 +48,7 @@ __all__ = [
     "init_cotangent",
     "init_state",
     "inner_gradient",
+    "measured_steps",
     "minibatches",
     "outer_optimizer",
     "published_drmad",

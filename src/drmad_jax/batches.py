@@ -24,6 +24,7 @@ class Minibatches:
 
     def __call__(self, step: Int[Array, ""] | int) -> PyTree:
         """The batch of step `step`, each leaf with leading axis `batch_size`."""
+        step = jnp.asarray(step, jnp.int32)
         size = jax.tree.leaves(self.data)[0].shape[0]
         if self.order == "uniform":
             key = jax.random.fold_in(self.key, step)

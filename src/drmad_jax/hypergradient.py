@@ -10,8 +10,10 @@ from jaxtyping import Array, Float, PyTree
 from drmad_jax import tree
 from drmad_jax.batches import batch_at
 from drmad_jax.check import check_batches, check_count, check_inexact, check_scalar
-from drmad_jax.methods import Info, Method, Unrolled, drmad
+from drmad_jax.method import Info, Method
+from drmad_jax.methods import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
+from drmad_jax.reverse import Unrolled
 from drmad_jax.seen import unused_leaves
 from drmad_jax.step import Cotangent, init_cotangent
 from drmad_jax.unroll import Run

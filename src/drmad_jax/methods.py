@@ -1,24 +1,19 @@
-"""The methods: how a hypergradient is computed, each a frozen value with one factory."""
+"""The public methods: one factory each, with what it costs and where it fails."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
-
-from drmad_jax import tree
 from drmad_jax.check import check_choice, check_count
-from drmad_jax.gradient import CURVATURES, resolve_curvature
+from drmad_jax.gradient import CURVATURES
+from drmad_jax.method import Info, Method
 from drmad_jax.paths import Frozen, Interpolated, Path, Recomputed
 from drmad_jax.paths.interpolated import StateOnPath
-from drmad_jax.problem import TrainState
-from drmad_jax.step import Cotangent
-from drmad_jax.unroll import Run, forward_scan
+from drmad_jax.reverse import Reverse, Unrolled
 from drmad_jax.visits import (
     AllSteps,
     LastSteps,
+    MeasuredStride,
     PublishedStride,
     ReverseSteps,
     Spacing,
@@ -26,137 +21,7 @@ from drmad_jax.visits import (
     Weighting,
 )
 
-
-class Info(NamedTuple):
-    """What happened on the way back; arrays, so that it passes through jit and vmap.
-
-    Attributes:
-        finite: Whether the outer loss and every entry of the hypergradient are finite.
-        num_reverse_steps: Reverse steps taken.
-        cotangent_norm: Largest L2 norm of the weights' cotangent on the way back. Far above
-            `cotangent_norm_at_end`, the path expands; the hypergradient is then not to be trusted.
-        cotangent_norm_at_end: Its norm where the way back begins, ‖∂E/∂w_T‖.
-        cotangent_norm_at_start: Its norm where the way back ends.
-        residual_norm: Of a linear solve, relative to its right-hand side; `None` without one.
-        num_iterations: Of a linear solve; `None` without one.
-        standard_error: Of each entry of a stochastic estimate, like the hypergradient; `None` for
-            deterministic methods.
-    """
-
-    finite: Bool[Array, ""]
-    num_reverse_steps: Int[Array, ""]
-    cotangent_norm: Float[Array, ""]
-    cotangent_norm_at_end: Float[Array, ""]
-    cotangent_norm_at_start: Float[Array, ""]
-    residual_norm: Float[Array, ""] | None = None
-    num_iterations: Int[Array, ""] | None = None
-    standard_error: PyTree = None
-
-
-@runtime_checkable
-class Method(Protocol):
-    """Training, and the way from the final state's cotangent back to the hyperparameters.
-
-    A method is a frozen value. To add one, implement these four functions.
-    """
-
-    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
-        """Trains from `state`; returns the final state and whatever `backward` needs."""
-        ...
-
-    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
-        """Takes the cotangent of the final state to the one of the initial state."""
-        ...
-
-    def reaches_start(self, run: Run) -> bool:
-        """Whether the state's cotangent that `backward` returns is the initial state's.
-
-        If not, there is no gradient with respect to the initial weights, and `backward` accounts
-        for whatever part of the initial state depends on the hyperparameters (see `Run.start`).
-        """
-        ...
-
-    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree] | None:
-        """A function of the hyperparameters that depends on all those the method can see.
-
-        `None` if it sees all. Others are refused by name.
-        """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Reverse:
-    """A reverse pass, given by its path, its curvature and the steps that it visits."""
-
-    path: Path
-    curvature: str
-    steps: ReverseSteps
-
-    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
-        """Trains, remembering what the path needs."""
-        resolve_curvature(run.problem, self.curvature)
-        return self.path.forward(run, state, self.steps(run.num_steps))
-
-    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
-        """The reverse scan over the path's visits."""
-        curvature = resolve_curvature(run.problem, self.curvature)
-        visits = self.steps(run.num_steps)
-        at_end = jnp.sqrt(tree.squared_norm(cotangent.state.params))
-
-        def visit(carry, state, weight):
-            cotangent, _, largest = carry
-            cotangent, info = run.reverse_step(state, cotangent, curvature=curvature, weight=weight)
-            return cotangent, info.cotangent_norm, jnp.maximum(largest, info.cotangent_norm)
-
-        carry = (cotangent, at_end, at_end)
-        cotangent, at_start, largest = self.path.backward(run, trace, visit, carry, visits)
-        return cotangent, _info(len(visits.step), largest, at_end, at_start)
-
-    def reaches_start(self, run: Run) -> bool:
-        """Unless the visits end before the first steps, or all stand at the last state."""
-        if isinstance(self.path, Frozen):
-            return False
-        return not isinstance(self.steps, LastSteps) or self.steps.count >= run.num_steps
-
-    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree] | None:
-        """Everything, or what acts in a step where the first steps are not visited."""
-        if self.reaches_start(run):
-            return None
-        return lambda hparams: dataclasses.replace(run, hparams=hparams).step(state)
-
-
-@dataclasses.dataclass(frozen=True)
-class Unrolled:
-    """JAX's own reverse mode through the forward scan."""
-
-    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
-        """Trains under `jax.vjp`."""
-        inexact, rest = tree.partition(state)
-
-        def train(inexact, hparams):
-            start = tree.combine(inexact, rest)
-            step = dataclasses.replace(run, hparams=hparams).step
-            final, _ = forward_scan(step, start, [1] * run.num_steps)
-            return tree.partition(final)
-
-        final, pullback, final_rest = jax.vjp(train, inexact, run.hparams, has_aux=True)
-        return tree.combine(final, final_rest), pullback
-
-    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
-        """The pullback of the whole scan."""
-        at_end = jnp.sqrt(tree.squared_norm(cotangent.state.params))
-        d_state, d_hparams = trace(cotangent.state)
-        at_start = jnp.sqrt(tree.squared_norm(d_state.params))
-        result = Cotangent(d_state, tree.add(cotangent.hparams, d_hparams))
-        return result, _info(run.num_steps, jnp.maximum(at_end, at_start), at_end, at_start)
-
-    def reaches_start(self, run: Run) -> bool:
-        """Always."""
-        return True
-
-    def sees(self, run: Run, state: TrainState) -> None:
-        """Everything."""
-        return None
+__all__ = ["Info", "Method", "Reverse", "Unrolled"]
 
 
 def unrolled() -> Unrolled:
@@ -198,41 +63,56 @@ def stored(*, curvature: str = "hessian") -> Reverse:
 
 
 def checkpointed(
-    *, every: int | Sequence[int] | None = None, curvature: str = "hessian"
+    *,
+    every: int | Sequence[int] | None = None,
+    levels: int = 2,
+    budget: int | None = None,
+    curvature: str = "hessian",
 ) -> Reverse:
-    """Exact: every `every`-th state is stored, the others are computed again on the way back.
+    """Exact: some states are stored, the others are computed again on the way back.
 
     Args:
-        every: Steps between checkpoints; `None` for ⌈√T⌉, which stores about 2√T states. A
-            decreasing sequence, each a divisor of the one before, gives as many levels: (100, 10)
-            stores every 100th state, then every 10th of one interval, then those of ten steps.
+        every: Steps between checkpoints. A decreasing sequence, each a divisor of the one before,
+            gives as many levels: (100, 10) stores every 100th state, then every 10th of one
+            interval, then those of ten steps. `None` leaves the choice to `levels` or `budget`.
+        levels: Number of levels n, each dividing its interval into r = ⌈T^(1/n)⌉ (a tree as
+            REPLAY's, arXiv 2503.13751): n·r states. 2 stores about 2√T; log₂ T levels store
+            2 log₂ T.
+        budget: Number of states that may be stored at a time; takes the fewest levels that fit.
         curvature: "hessian" (exact) or "gauss_newton".
 
     Cost:
-        Memory: T/every + every training states. Reverse pass: T reverse steps and one more
-        training for each level.
+        Memory: T/every + every training states, or n·⌈T^(1/n)⌉. Reverse pass: T reverse steps,
+        and n − 1 trainings again.
     Bias:
         Exact with the Hessian.
 
     Raises:
-        ValueError: If the intervals are not positive, or not each a divisor of the one before.
+        ValueError: If a count is not positive, intervals are not each a divisor of the one
+            before, `every` and `budget` are both given, or the budget is too small for T.
 
     Example:
         >>> import drmad_jax as dj
         >>> dj.checkpointed(every=50).path.intervals
         (50, 1)
     """
-    return _reverse(Recomputed(_intervals(every)), curvature, AllSteps())
+    check_count("checkpointed", "levels", levels)
+    if budget is not None:
+        check_count("checkpointed", "budget", budget)
+        if every is not None:
+            raise ValueError("checkpointed: give `every` or `budget`, not both")
+    return _reverse(Recomputed(_intervals(every), levels, budget), curvature, AllSteps())
 
 
 def drmad(
     *,
     knots: int | Sequence[int] = 2,
     curvature: str = "auto",
-    num_reverse_steps: int | None = None,
+    num_reverse_steps: int | MeasuredStride | None = None,
     spacing: Spacing = "dense",
     weighting: Weighting = "count",
     optimizer_state: StateOnPath = "auto",
+    batches: Literal["original", "fresh"] = "original",
 ) -> Reverse:
     """Approximate: training is remembered by its two ends (and knots), w_t stands on the line.
 
@@ -245,12 +125,14 @@ def drmad(
             T + 1 knots are the true trajectory.
         curvature: "gauss_newton", "hessian", or "auto": Gauss–Newton for a `composite_loss`, the
             Hessian for any other loss.
-        num_reverse_steps: Number S of visited steps; `None` for all T.
+        num_reverse_steps: Number S of visited steps; `None` for all T; or
+            `measured_steps(cap=…)`, which sets S from the length of the path.
         spacing: Of visited steps: "dense" near the end of training, or "even".
         weighting: "count" adds each visited step's term as often as it stands for a step; "none"
             adds it once, as published, and the hypergradient shrinks by about S/T.
         optimizer_state: What stands for the optimizer's and the model's state on the path:
             "final", "interpolated", or "auto": final on the line, interpolated on knots.
+        batches: On the way back the "original" batches of each step, or "fresh" ones.
 
     Cost:
         Memory: one training state for each knot (and 4 bytes a step for each counter in the
@@ -273,11 +155,39 @@ def drmad(
     check_choice("drmad", "weighting", weighting, ("count", "none"))
     choices = ("auto", "final", "interpolated")
     check_choice("drmad", "optimizer_state", optimizer_state, choices)
-    steps: ReverseSteps = AllSteps()
-    if num_reverse_steps is not None:
-        check_count("drmad", "num_reverse_steps", num_reverse_steps)
-        steps = Stride(num_reverse_steps, spacing, weighting)
-    return _reverse(Interpolated(_knots(knots), optimizer_state), curvature, steps)
+    check_choice("drmad", "batches", batches, ("original", "fresh"))
+    steps = _reverse_steps(num_reverse_steps, spacing, weighting)
+    method = _reverse(Interpolated(_knots(knots), optimizer_state), curvature, steps)
+    return dataclasses.replace(method, fresh_batches=batches == "fresh")
+
+
+def measured_steps(*, cap: int, multiplier: float = 1.0, early: int = 10) -> MeasuredStride:
+    """A number of reverse steps for `drmad` that follows the length of the path.
+
+    S = ⌈multiplier · ‖w_T − w_0‖ / mean ‖w_{t+1} − w_t‖ over the first `early` steps⌉, at most
+    `cap`: as many steps of the first ones' size as lead from w_0 to w_T.
+
+    Args:
+        cap: The largest S; it fixes the compiled program, the steps above S are skipped.
+        multiplier: Steps for each early step's length.
+        early: Number of first steps that are measured, by taking them a second time.
+
+    Returns:
+        A value for `drmad(num_reverse_steps=…)`.
+
+    Raises:
+        ValueError: If `cap` or `early` is below 1, or `multiplier` is not positive.
+
+    Example:
+        >>> import drmad_jax as dj
+        >>> dj.drmad(num_reverse_steps=dj.measured_steps(cap=200)).steps
+        MeasuredStride(cap=200, multiplier=1.0, early=10)
+    """
+    check_count("measured_steps", "cap", cap)
+    check_count("measured_steps", "early", early)
+    if not multiplier > 0:
+        raise ValueError(f"measured_steps: `multiplier` must be positive, got {multiplier}")
+    return MeasuredStride(cap, multiplier, early)
 
 
 def published_drmad(*, num_reverse_steps: int) -> Reverse:
@@ -344,6 +254,17 @@ def _reverse(path: Path, curvature: str, steps: ReverseSteps) -> Reverse:
     return Reverse(path, curvature, steps)
 
 
+def _reverse_steps(
+    count: int | MeasuredStride | None, spacing: Spacing, weighting: Weighting
+) -> ReverseSteps:
+    if count is None:
+        return AllSteps()
+    if isinstance(count, MeasuredStride):
+        return count
+    check_count("drmad", "num_reverse_steps", count)
+    return Stride(count, spacing, weighting)
+
+
 def _knots(knots: int | Sequence[int]) -> int | tuple[int, ...]:
     if isinstance(knots, int):
         check_count("drmad", "knots", knots, least=2)
@@ -371,8 +292,3 @@ def _intervals(every: int | Sequence[int] | None) -> tuple[int, ...] | None:
                 f"got {inner} after {outer}"
             )
     return levels
-
-
-def _info(count: int, largest: Array, at_end: Array, at_start: Array) -> Info:
-    # `finite` is set by the caller, who has the outer loss too.
-    return Info(jnp.array(True), jnp.array(count, jnp.int32), largest, at_end, at_start)

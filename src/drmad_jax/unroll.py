@@ -28,6 +28,7 @@ class Run:
         inner_batches: The batch source (see `hypergradient`).
         key: Key of the run, or `None`.
         start: `hparams -> TrainState`, how the initial state depends on the hyperparameters.
+        fresh_batches: Whether the way back draws other batches than the way there.
     """
 
     problem: Problem
@@ -36,6 +37,7 @@ class Run:
     inner_batches: PyTree
     key: Array | None
     start: Callable[[PyTree], TrainState]
+    fresh_batches: bool = False
 
     def step(self, state: TrainState, *, curvature: Curvature | None = None) -> TrainState:
         """One train step from `state`, on the batch of its own step counter."""
@@ -49,7 +51,8 @@ class Run:
         self, state: TrainState, cotangent: Cotangent, *, curvature: Curvature, weight: PyTree
     ) -> tuple[Cotangent, PyTree]:
         """One reverse step linearised at `state`, on the batch of its own step counter."""
-        batch = batch_at(self.inner_batches, state.step)
+        offset = self.num_steps if self.fresh_batches else 0
+        batch = batch_at(self.inner_batches, state.step + offset)
         return reverse_step(
             self.problem,
             state,

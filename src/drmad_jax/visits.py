@@ -3,24 +3,33 @@
 import dataclasses
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 Spacing = Literal["dense", "even"]
 Weighting = Literal["count", "none"]
 
 
 class Visits(NamedTuple):
-    """The visited steps in the order of training, NumPy arrays of the same length S.
+    """The visited steps in the order of training, arrays of the same length S.
+
+    NumPy arrays, known at trace time, except where the steps depend on the run (`MeasuredStride`).
 
     Attributes:
         position: Where on the path each is linearised, in steps from the start, in [0, T].
         step: The step t whose batch, key and counters are used, in [0, T).
-        weight: How many steps each stands for in the hypergradient.
+        weight: How many steps each stands for in the hypergradient; 0 for an entry to pass over.
     """
 
-    position: np.ndarray
-    step: np.ndarray
-    weight: np.ndarray
+    position: np.ndarray | Array
+    step: np.ndarray | Array
+    weight: np.ndarray | Array
+
+    @property
+    def static(self) -> bool:
+        """Whether the visits are known at trace time."""
+        return isinstance(self.step, np.ndarray)
 
 
 @runtime_checkable
@@ -101,6 +110,46 @@ class PublishedStride:
         count = min(self.count, num_steps)
         position = num_steps * np.linspace(0.001, 0.999, count)
         return Visits(position, np.arange(count), np.ones(count))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredStride:
+    """As many steps as the path is long, measured in steps of the size of the first ones.
+
+    S = ⌈multiplier · ‖w_T − w_0‖ / mean ‖w_{t+1} − w_t‖ over the first `early` steps⌉, at most
+    `cap`, evenly spread, each weighted for the T/S steps it stands for. From the second
+    completion of DrMAD ("Experiments With Scalable Gradient-based Hyperparameter Optimization for
+    Deep Neural Networks"), which leaves the weights out.
+    """
+
+    cap: int
+    multiplier: float = 1.0
+    early: int = 10
+
+    def __call__(self, num_steps: int) -> Visits:
+        """The visits where S reaches the cap."""
+        return Stride(self.cap, "even", "count")(num_steps)
+
+    def count(self, early_step: Array, distance: Array) -> Int[Array, ""]:
+        """The number S of steps.
+
+        Args:
+            early_step: Mean length of the first steps.
+            distance: ‖w_T − w_0‖.
+        """
+        ratio = jnp.ceil(self.multiplier * distance / early_step)
+        # A run that did not move at all has 0/0: one step is enough.
+        return jnp.clip(jnp.nan_to_num(ratio, nan=1.0), 1, self.cap).astype(jnp.int32)
+
+    def spread(self, num_steps: int, count: Int[Array, ""]) -> Visits:
+        """`count` visits evenly over the run, in `cap` entries."""
+        index = jnp.arange(min(self.cap, num_steps), dtype=jnp.int32)
+        count = jnp.minimum(count, num_steps)
+        width = num_steps / count.astype(jnp.float32)
+        middle = (index.astype(jnp.float32) + 0.5) * width - 0.5
+        step = jnp.clip(jnp.rint(middle).astype(jnp.int32), 0, num_steps - 1)
+        weight = jnp.where(index < count, width, 0.0)
+        return Visits(step.astype(jnp.float32), step, weight)
 
 
 def _plain(steps: np.ndarray) -> Visits:

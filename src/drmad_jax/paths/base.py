@@ -93,6 +93,19 @@ def record(
     return Record(final, kept, buffers)
 
 
-def weights_of(visits: Visits) -> np.ndarray | None:
+def weights_of(visits: Visits) -> np.ndarray | Array | None:
     """The weights, or `None` where every visited step stands for itself."""
-    return None if np.all(visits.weight == 1) else visits.weight.astype(np.float32)
+    if visits.static and np.all(visits.weight == 1):
+        return None
+    return visits.weight.astype(np.float32)
+
+
+def pass_over_unweighted(visit: Visit[Carry]) -> Visit[Carry]:
+    """A visit that leaves the carry alone where the weight is zero."""
+
+    def visit_if_weighted(carry: Carry, state: TrainState, weight: Array | None) -> Carry:
+        if weight is None:
+            return visit(carry, state, weight)
+        return jax.lax.cond(weight > 0, lambda c: visit(c, state, weight), lambda c: c, carry)
+
+    return visit_if_weighted

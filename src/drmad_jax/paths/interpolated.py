@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
-from drmad_jax.paths.base import Carry, Record, Visit, record, weights_of
+from drmad_jax.paths.base import Carry, Record, Visit, pass_over_unweighted, record, weights_of
 from drmad_jax.problem import TrainState
 from drmad_jax.unroll import Run, reverse_scan
 from drmad_jax.visits import Visits
@@ -61,10 +61,10 @@ class Interpolated:
     ) -> Carry:
         """Visits the steps, each at its place between two knots."""
         times = self.times(run.num_steps)
-        segment = np.searchsorted(times[1:-1], visits.position, side="right")
-        fraction = (visits.position - times[segment]) / np.diff(times)[segment]
+        segment, fraction = _places(times, visits)
         steps = visits.step.astype(np.int32)
         inexact, _ = tree.partition(trace.final)
+        visit = visit if visits.static else pass_over_unweighted(visit)
 
         def visit_between(carry, x):
             segment, fraction, step, weight = x
@@ -85,6 +85,15 @@ class Interpolated:
         return (
             TrainState(inexact.params, None, None, inexact.step) if self._final_state else inexact
         )
+
+
+def _places(times: np.ndarray, visits: Visits) -> tuple[PyTree, PyTree]:
+    """For each visit the segment between two knots, and the place in it, from 0 to 1."""
+    numpy = np if visits.static else jnp
+    times = times.astype(visits.position.dtype)
+    segment = numpy.searchsorted(numpy.asarray(times[1:-1]), visits.position, side="right")
+    widths = numpy.asarray(np.diff(times))[segment]
+    return segment, (visits.position - numpy.asarray(times)[segment]) / widths
 
 
 def _between(kept: PyTree, segment: Array, fraction: Array) -> PyTree:

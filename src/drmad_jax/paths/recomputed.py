@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from drmad_jax.paths.base import Carry, Visit, weights_of
+from drmad_jax.paths.base import Carry, Visit, pass_over_unweighted, weights_of
 from drmad_jax.problem import TrainState
 from drmad_jax.unroll import Run, forward_scan, reverse_scan
 from drmad_jax.visits import Visits
@@ -21,10 +21,14 @@ class Recomputed:
     Attributes:
         intervals: Steps between checkpoints, level by level, each a divisor of the one before,
             the last one 1. (1,) stores every state; (k, 1) stores every k-th and computes the k
-            states of one interval again on the way back; `None` is (⌈√T⌉, 1).
+            states of one interval again on the way back. `None` leaves the choice to `levels`.
+        levels: Number of levels n of equal ratio r = ⌈T^(1/n)⌉: at most n·r states at a time.
+        budget: Number of states that may be stored at a time; takes as few levels as fit.
     """
 
     intervals: tuple[int, ...] | None = (1,)
+    levels: int = 2
+    budget: int | None = None
 
     def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, PyTree]:
         """Trains, storing the states that start an interval of the first level."""
@@ -64,9 +68,34 @@ class Recomputed:
 
     def _intervals(self, count: int) -> tuple[int, ...]:
         if self.intervals is None:
-            return (math.isqrt(count - 1) + 1, 1) if count > 1 else (1,)
+            levels = self.levels if self.budget is None else _levels_within(self.budget, count)
+            ratio = _ratio(count, levels)
+            intervals = tuple(ratio**level for level in reversed(range(levels)))
+        else:
+            intervals = self.intervals
         # An interval longer than the run would only add steps to skip.
-        return tuple(every for every in self.intervals if every <= count) or (1,)
+        return tuple(every for every in intervals if every <= count) or (1,)
+
+
+def _ratio(count: int, levels: int) -> int:
+    """The smallest r ≥ 2 with r^levels ≥ count."""
+    ratio = max(2, round(count ** (1 / levels)) - 1)
+    while ratio**levels < count:
+        ratio += 1
+    return ratio
+
+
+def _levels_within(budget: int, count: int) -> int:
+    """The fewest levels whose states fit into the budget."""
+    most = max(1, math.ceil(math.log2(count)))
+    for levels in range(1, most + 1):
+        if levels * _ratio(count, levels) <= budget:
+            return levels
+    least = min(levels * _ratio(count, levels) for levels in range(1, most + 1))
+    raise ValueError(
+        f"checkpointed: {count} steps cannot be reversed with `budget` = {budget} stored states: "
+        f"{least} is the least"
+    )
 
 
 def _span(run: Run, visits: Visits) -> tuple[int, int]:
@@ -85,9 +114,11 @@ def _at_visited_steps(visit: Visit, run: Run, visits: Visits, ragged: bool) -> V
     table = np.zeros(count + 1, np.float32)
     table[visits.step - start] = visits.weight
 
+    given = (lambda c, s, w: visit(c, s, None)) if weights is None else visit
+    guarded = pass_over_unweighted(given)
+
     def visit_if_weighted(carry, state, _):
         weight = jnp.asarray(table)[jnp.minimum(state.step - start, count)]
-        given = None if weights is None else weight
-        return jax.lax.cond(weight > 0, lambda c: visit(c, state, given), lambda c: c, carry)
+        return guarded(carry, state, weight)
 
     return visit_if_weighted

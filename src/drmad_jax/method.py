@@ -1,0 +1,67 @@
+"""What a method is, and what it reports."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from drmad_jax.problem import TrainState
+from drmad_jax.step import Cotangent
+from drmad_jax.unroll import Run
+
+
+class Info(NamedTuple):
+    """What happened on the way back; arrays, so that it passes through jit and vmap.
+
+    Attributes:
+        finite: Whether the outer loss and every entry of the hypergradient are finite.
+        num_reverse_steps: Reverse steps taken.
+        cotangent_norm: Largest L2 norm of the weights' cotangent on the way back. Far above
+            `cotangent_norm_at_end`, the path expands; the hypergradient is then not to be trusted.
+        cotangent_norm_at_end: Its norm where the way back begins, ‖∂E/∂w_T‖.
+        cotangent_norm_at_start: Its norm where the way back ends.
+        residual_norm: Of a linear solve, relative to its right-hand side; `None` without one.
+        num_iterations: Of a linear solve; `None` without one.
+        standard_error: Of each entry of a stochastic estimate, like the hypergradient; `None` for
+            deterministic methods.
+    """
+
+    finite: Bool[Array, ""]
+    num_reverse_steps: Int[Array, ""]
+    cotangent_norm: Float[Array, ""]
+    cotangent_norm_at_end: Float[Array, ""]
+    cotangent_norm_at_start: Float[Array, ""]
+    residual_norm: Float[Array, ""] | None = None
+    num_iterations: Int[Array, ""] | None = None
+    standard_error: PyTree = None
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Training, and the way from the final state's cotangent back to the hyperparameters.
+
+    A method is a frozen value. To add one, implement these four functions.
+    """
+
+    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
+        """Trains from `state`; returns the final state and whatever `backward` needs."""
+        ...
+
+    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
+        """Takes the cotangent of the final state to the one of the initial state."""
+        ...
+
+    def reaches_start(self, run: Run) -> bool:
+        """Whether the state's cotangent that `backward` returns is the initial state's.
+
+        If not, there is no gradient with respect to the initial weights, and `backward` accounts
+        for whatever part of the initial state depends on the hyperparameters (see `Run.start`).
+        """
+        ...
+
+    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree] | None:
+        """A function of the hyperparameters that depends on all those the method can see.
+
+        `None` if it sees all. Others are refused by name.
+        """
+        ...

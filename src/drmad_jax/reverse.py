@@ -1,0 +1,127 @@
+"""The reverse pass: any path, any curvature, any visits; and JAX's own as the oracle."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from drmad_jax import tree
+from drmad_jax.gradient import resolve_curvature
+from drmad_jax.method import Info
+from drmad_jax.paths import Frozen, Path
+from drmad_jax.problem import TrainState
+from drmad_jax.step import Cotangent
+from drmad_jax.unroll import Run, forward_scan
+from drmad_jax.visits import LastSteps, MeasuredStride, ReverseSteps
+
+
+@dataclasses.dataclass(frozen=True)
+class Reverse:
+    """A reverse pass, given by its path, its curvature and the steps that it visits.
+
+    Attributes:
+        path: Where each visited step is linearised.
+        curvature: "auto", "hessian" or "gauss_newton".
+        steps: Which steps are visited.
+        fresh_batches: Whether the way back draws other batches than the way there.
+    """
+
+    path: Path
+    curvature: str
+    steps: ReverseSteps
+    fresh_batches: bool = False
+
+    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
+        """Trains, remembering what the path needs."""
+        resolve_curvature(run.problem, self.curvature)
+        if self.fresh_batches and not callable(run.inner_batches):
+            raise ValueError(
+                'batches="fresh" needs `inner_batches` that can make more of them, such as '
+                "drmad_jax.minibatches(data, batch_size, key); got stacked batches"
+            )
+        final, trace = self.path.forward(run, state, self.steps(run.num_steps))
+        return final, (trace, self._measured_count(run, state, final))
+
+    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
+        """The reverse scan over the path's visits."""
+        curvature = resolve_curvature(run.problem, self.curvature)
+        run = dataclasses.replace(run, fresh_batches=self.fresh_batches)
+        trace, count = trace
+        visits = self.steps(run.num_steps)
+        if isinstance(self.steps, MeasuredStride):
+            visits = self.steps.spread(run.num_steps, count)
+        at_end = jnp.sqrt(tree.squared_norm(cotangent.state.params))
+
+        def visit(carry, state, weight):
+            cotangent, _, largest = carry
+            cotangent, info = run.reverse_step(state, cotangent, curvature=curvature, weight=weight)
+            return cotangent, info.cotangent_norm, jnp.maximum(largest, info.cotangent_norm)
+
+        carry = (cotangent, at_end, at_end)
+        cotangent, at_start, largest = self.path.backward(run, trace, visit, carry, visits)
+        count = jnp.sum(jnp.asarray(visits.weight) > 0)
+        return cotangent, _info(count, largest, at_end, at_start)
+
+    def _measured_count(self, run: Run, start: TrainState, final: TrainState) -> Array | None:
+        if not isinstance(self.steps, MeasuredStride):
+            return None
+        early = min(self.steps.early, run.num_steps)
+        last, kept = forward_scan(run.step, start, [1] * early, keep=lambda state: state.params)
+        after = jax.tree.map(lambda x, y: jnp.concatenate([x[1:], y[None]]), kept, last.params)
+        distance = lambda a, b: jnp.sqrt(tree.squared_norm(jax.tree.map(jnp.subtract, a, b)))
+        early_step = jnp.mean(jax.vmap(distance)(after, kept))
+        return self.steps.count(early_step, distance(final.params, start.params))
+
+    def reaches_start(self, run: Run) -> bool:
+        """Unless the visits end before the first steps, or all stand at the last state."""
+        if isinstance(self.path, Frozen):
+            return False
+        return not isinstance(self.steps, LastSteps) or self.steps.count >= run.num_steps
+
+    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree] | None:
+        """Everything, or what acts in a step where the first steps are not visited."""
+        if self.reaches_start(run):
+            return None
+        return lambda hparams: dataclasses.replace(run, hparams=hparams).step(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """JAX's own reverse mode through the forward scan."""
+
+    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
+        """Trains under `jax.vjp`."""
+        inexact, rest = tree.partition(state)
+
+        def train(inexact, hparams):
+            start = tree.combine(inexact, rest)
+            step = dataclasses.replace(run, hparams=hparams).step
+            final, _ = forward_scan(step, start, [1] * run.num_steps)
+            return tree.partition(final)
+
+        final, pullback, final_rest = jax.vjp(train, inexact, run.hparams, has_aux=True)
+        return tree.combine(final, final_rest), pullback
+
+    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
+        """The pullback of the whole scan."""
+        at_end = jnp.sqrt(tree.squared_norm(cotangent.state.params))
+        d_state, d_hparams = trace(cotangent.state)
+        at_start = jnp.sqrt(tree.squared_norm(d_state.params))
+        result = Cotangent(d_state, tree.add(cotangent.hparams, d_hparams))
+        return result, _info(run.num_steps, jnp.maximum(at_end, at_start), at_end, at_start)
+
+    def reaches_start(self, run: Run) -> bool:
+        """Always."""
+        return True
+
+    def sees(self, run: Run, state: TrainState) -> None:
+        """Everything."""
+        return None
+
+
+def _info(count: int | Array, largest: Array, at_end: Array, at_start: Array) -> Info:
+    # `finite` is set by the caller, who has the outer loss too.
+    return Info(jnp.array(True), jnp.array(count, jnp.int32), largest, at_end, at_start)
