@@ -7,5 +7,5 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Annotated shapes and dtypes are checked wherever the tests go. The modules that users' arguments
 # enter first are left out: there our own errors must speak.
-CHECKED = ["gradient", "paths", "step", "tree", "unroll", "visits"]
+CHECKED = ["directions", "gradient", "paths", "step", "tangents", "tree", "unroll", "visits"]
 install_import_hook([f"drmad_jax.{name}" for name in CHECKED], "beartype.beartype")

@@ -1,7 +1,9 @@
 """Hypergradients of whole training runs in JAX, at the memory of one training state."""
 
 from drmad_jax import transforms
+from drmad_jax.adaptation import OnlineState
 from drmad_jax.batches import Minibatches, host_batches, minibatches
+from drmad_jax.forward_mode import forward, forward_gradient
 from drmad_jax.gradient import curvature_product, inner_gradient
 from drmad_jax.hypergradient import Hypergradient, hypergradient, train
 from drmad_jax.method import Info, Method
@@ -14,8 +16,11 @@ from drmad_jax.methods import (
     truncated,
     unrolled,
 )
+from drmad_jax.online import online_learning_rates, online_penalties
 from drmad_jax.outer import OuterOptimizer, outer_optimizer
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
+from drmad_jax.real_time import RealTime, RealTimeInfo, RealTimeState, real_time
+from drmad_jax.schedules import per_block
 from drmad_jax.step import (
     Cotangent,
     ReverseInfo,
@@ -24,6 +29,7 @@ from drmad_jax.step import (
     reverse_step,
     train_step,
 )
+from drmad_jax.tangents import initial_tangents, tangent_step
 from drmad_jax.unroll import forward_scan, reverse_scan
 
 __all__ = [
@@ -33,8 +39,12 @@ __all__ = [
     "Info",
     "Method",
     "Minibatches",
+    "OnlineState",
     "OuterOptimizer",
     "Problem",
+    "RealTime",
+    "RealTimeInfo",
+    "RealTimeState",
     "ReverseInfo",
     "StepInfo",
     "TrainState",
@@ -42,19 +52,27 @@ __all__ = [
     "composite_loss",
     "curvature_product",
     "drmad",
+    "forward",
+    "forward_gradient",
     "forward_scan",
     "host_batches",
     "hypergradient",
     "init_cotangent",
     "init_state",
+    "initial_tangents",
     "inner_gradient",
     "measured_steps",
     "minibatches",
+    "online_learning_rates",
+    "online_penalties",
     "outer_optimizer",
+    "per_block",
     "published_drmad",
+    "real_time",
     "reverse_scan",
     "reverse_step",
     "stored",
+    "tangent_step",
     "train",
     "train_step",
     "transforms",

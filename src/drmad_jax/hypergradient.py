@@ -88,7 +88,7 @@ def hypergradient(
         _check_losses(run, state, outer_batch)
         _refuse_unseen(method, run, state, outer_batch)
         final, trace = method.forward(run, state)
-        value, cotangent = _outer(problem, final, hparams, outer_batch)
+        value, cotangent = outer_cotangent(problem, final, hparams, outer_batch)
         cotangent, info = method.backward(run, trace, cotangent)
         grad, d_params = cotangent.hparams, None
         if method.reaches_start(run):
@@ -242,7 +242,7 @@ def _start(run: Run, params: PyTree, model_state: PyTree) -> tuple[TrainState, C
     return tree.combine(state, state_rest), pull_start
 
 
-def _outer(
+def outer_cotangent(
     problem: Problem, final: TrainState, hparams: PyTree, outer_batch: PyTree
 ) -> tuple[Float[Array, ""], Cotangent]:
     """The outer loss, and the cotangent with which the way back starts."""

@@ -1,0 +1,108 @@
+"""The directions of hyperparameter space along which forward mode differentiates training."""
+
+import dataclasses
+import math
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from drmad_jax import tree
+from drmad_jax.tangents import reshape_like, unit_directions
+from drmad_jax.unroll import Run
+
+Distribution = Literal["rademacher", "normal"]
+DISTRIBUTIONS = ("rademacher", "normal")
+
+
+@runtime_checkable
+class Directions(Protocol):
+    """Along which directions of hyperparameter space training is differentiated."""
+
+    def count(self, run: Run) -> int:
+        """Number n of directions."""
+        ...
+
+    def at(self, run: Run, indices: Int[Array, " k"]) -> PyTree:
+        """The directions of these indices, like the hyperparameters with leading axis k."""
+        ...
+
+    def gradient(self, run: Run, derivatives: Float[Array, " n"]) -> tuple[PyTree, PyTree]:
+        """The gradient from the derivatives along all directions, and its standard error."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryEntry:
+    """One unit direction for each hyperparameter entry."""
+
+    def count(self, run: Run) -> int:
+        """Number of hyperparameter entries."""
+        return sum(leaf.size for leaf in jax.tree.leaves(run.hparams))
+
+    def at(self, run: Run, indices: Int[Array, " k"]) -> PyTree:
+        """Unit directions."""
+        return unit_directions(run.hparams, indices)
+
+    def gradient(self, run: Run, derivatives: Float[Array, " n"]) -> tuple[PyTree, PyTree]:
+        """The derivatives themselves, without error."""
+        return reshape_like(derivatives, run.hparams), None
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomDirections:
+    """Independent random directions u with E[u uᵀ] = I.
+
+    Attributes:
+        num_directions: Number n of directions.
+        distribution: "rademacher" or "normal".
+        key: Key of the draws; `None` derives it from the key of the run.
+    """
+
+    num_directions: int
+    distribution: Distribution
+    key: Array | None
+
+    def count(self, run: Run) -> int:
+        """Number of directions."""
+        return self.num_directions
+
+    def at(self, run: Run, indices: Int[Array, " k"]) -> PyTree:
+        """Directions of their own index alone, hence the same in any chunking."""
+        return jax.vmap(lambda index: self._direction(run, index))(indices)
+
+    def gradient(self, run: Run, derivatives: Float[Array, " n"]) -> tuple[PyTree, PyTree]:
+        """The mean of (dE/dλ · u) u, and the standard error of that mean."""
+        n = self.num_directions
+
+        def statistics(directions):
+            wide = directions.astype(tree.accumulation_dtype(directions.dtype))
+            samples = jax.vmap(jnp.multiply)(derivatives.astype(wide.dtype), wide)
+            mean = jnp.mean(samples, axis=0)
+            if n == 1:
+                return mean, jnp.full_like(mean, jnp.inf)
+            return mean, jnp.std(samples, axis=0, ddof=1) / math.sqrt(n)
+
+        drawn, structure = jax.tree.flatten(self.at(run, jnp.arange(n, dtype=jnp.int32)))
+        means, errors = zip(*map(statistics, drawn), strict=True)
+        return jax.tree.unflatten(structure, means), jax.tree.unflatten(structure, errors)
+
+    def _direction(self, run: Run, index: Int[Array, ""]) -> PyTree:
+        draw = jax.random.rademacher if self.distribution == "rademacher" else jax.random.normal
+        leaves, structure = jax.tree.flatten(run.hparams)
+        keys = jax.random.split(jax.random.fold_in(self._key(run), index), len(leaves))
+        drawn = [draw(k, h.shape, h.dtype) for k, h in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, drawn)
+
+    def _key(self, run: Run) -> Array:
+        if self.key is not None:
+            return self.key
+        if run.key is None:
+            raise ValueError(
+                "forward_gradient: no key for the random directions: give forward_gradient(key=...)"
+                " inside your step function, a new one for each outer step, or call the "
+                "hypergradient with key=..."
+            )
+        # The steps use fold_in(key, t) with t < T.
+        return jax.random.fold_in(run.key, run.num_steps)
