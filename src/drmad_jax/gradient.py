@@ -60,6 +60,14 @@ def inner_gradient(problem: Problem, curvature: Curvature | None) -> Gradient:
 
     Returns:
         `(params, hparams, model_state, batch, key) -> (gradient, (loss, new_model_state))`.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: h * jnp.sum(w**3)
+        >>> gradient = dj.inner_gradient(dj.Problem(loss, loss, optax.sgd(0.1)), "hessian")
+        >>> slope = lambda w: jnp.sum(gradient(w, 2.0, None, None, None)[0])
+        >>> jax.grad(slope)(jnp.ones(2)).tolist()  # H 1 = 6 h w
+        [12.0, 12.0]
     """
 
     def plain(params, hparams, model_state, batch, key):
@@ -126,11 +134,18 @@ def _gauss_newton_product(
     def push(h):
         return jax.jvp(lambda p: predict(p, h, inexact)[0], (params,), (v,))[1]
 
+    # Criterion and penalty may differ in dtype (bfloat16 outputs, float32 weights); the loss, their
+    # sum, has one.
+    def criterion(o, h):
+        return jnp.asarray(loss.criterion(o, h, batch), v_loss.dtype)
+
+    def penalty(p, h):
+        return jnp.asarray(0 if loss.penalty is None else loss.penalty(p, h), v_loss.dtype)
+
     def criterion_pullback(outputs, c):
-        return jax.vjp(lambda o, h: loss.criterion(o, h, batch), outputs, hparams)[1](c)
+        return jax.vjp(criterion, outputs, hparams)[1](c)
 
     def penalty_pullback(p, c):
-        penalty = loss.penalty or (lambda p, h: jnp.zeros_like(c))
         return jax.vjp(penalty, p, hparams)[1](c)
 
     (outputs, _), model_pullback = jax.vjp(predict, params, hparams, inexact)
