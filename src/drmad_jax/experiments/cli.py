@@ -1,0 +1,100 @@
+"""The command line, `drmad-jax`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from drmad_jax.experiments.errors import ExperimentError
+
+# Modules of the extra, which may be missing; anything else that is missing is a bug.
+_EXTRA = {
+    "array_record", "flax", "matplotlib", "orbax", "PIL", "sklearn", "tensorflow_datasets",
+    "tomli_w", "tqdm",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: Words after the program's name; those of the process if `None`.
+
+    Returns:
+        The exit code: 0, 1 for a run that failed, 2 for a wrong command or configuration, 130 for
+        one that was interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        print(
+            f"error: this command needs the package {error.name}, which is not installed:\n"
+            '    pip install "drmad_jax[experiments]"',
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume goes on from the last finished outer step", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="drmad-jax", description="Tune hyperparameters by hypergradients of whole trainings."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run an experiment")
+    run.add_argument("config", metavar="CONFIG", help="a TOML file, such as configs/digits_l2.toml")
+    run.add_argument(
+        "--set", dest="overrides", metavar="a.b=value", action="append", default=[],
+        help="replace a value of the config; may be given many times",
+    )  # fmt: skip
+    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>)")
+    run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    run.set_defaults(command=_run)
+    plot = commands.add_parser("plot", help="draw the figures of a run again")
+    plot.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+    plot.set_defaults(command=_plot)
+    prepare = commands.add_parser("prepare", help="download and prepare a data set")
+    prepare.add_argument("dataset", metavar="DATASET", help="mnist or fashion_mnist")
+    prepare.set_defaults(command=_prepare)
+    return parser
+
+
+# Each command imports what it needs: asking for help must not wait for a deep-learning stack.
+
+
+def _run(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments import config as configs
+    from drmad_jax.experiments.plots import draw
+    from drmad_jax.experiments.run import run
+
+    config = configs.load(options.config, options.overrides)
+    folder = options.out or Path("runs") / config.name
+    summary = run(config, folder, resume=options.resume)
+    loss = summary["outer_loss"]
+    print(f"run folder  {folder}")
+    for path in draw(folder):
+        print(f"figure      {path}")
+    print(f"outer loss  {loss['first']:.4f} -> {loss['last']:.4f}")
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments.plots import draw
+
+    for path in draw(options.folder):
+        print(path)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments.datasets import prepare
+
+    folder = prepare(options.dataset)
+    print(f"prepared {folder}" if folder else f"{options.dataset} is there, nothing to do")

@@ -1,0 +1,144 @@
+"""Figures of a run, drawn from the files in its folder and from nothing else.
+
+Matplotlib's object-oriented interface throughout: no state is shared with whoever imports this.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from drmad_jax.experiments import run_folder
+from drmad_jax.experiments.checkpoints import FOLDER, Checkpoints
+from drmad_jax.experiments.errors import RunFolderError
+from drmad_jax.experiments.outer_step import init_carry
+from drmad_jax.experiments.tasks import make_task
+
+# Okabe and Ito's palette, told apart by readers who do not see all colours.
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+# Even steps of lightness, for the eye and for a grey printer alike.
+COLOR_MAP = "cividis"
+COLUMN_WIDTH = 3.4  # inches, one column of a two-column page
+_DPI = 200
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+}
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draws every figure of a run into its folder, of a run still going on too.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The PNG files written.
+
+    Raises:
+        RunFolderError: If the folder is no run folder, or has no finished outer step.
+    """
+    config = run_folder.read_config(folder)
+    metrics = run_folder.read_metrics(folder)
+    if not metrics or not (folder / FOLDER).is_dir():
+        raise RunFolderError(f"{folder} has no finished outer step to draw")
+    task = make_task(config)
+    with Checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(init_carry(config, task))
+    with matplotlib.rc_context(_STYLE):
+        figures = {"curves": curves(metrics)}
+        if restored is not None:
+            figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams))
+        return [_save(figure, folder, name) for name, figure in figures.items()]
+
+
+def curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Outer loss and test error over outer steps.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`.
+
+    Returns:
+        A figure with one panel above the other.
+    """
+    figure = Figure(figsize=(COLUMN_WIDTH, 3.2), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True)
+    steps = [line["step"] for line in metrics]
+    for axes, name, factor, label, color in (
+        (upper, "outer_loss", 1, "outer loss", BLUE),
+        (lower, "test_error", 100, "test error (%)", ORANGE),
+    ):
+        values = [np.nan if line[name] is None else factor * line[name] for line in metrics]
+        axes.plot(steps, values, marker="o", color=color)
+        axes.set_ylabel(label)
+        axes.grid(axis="y", linewidth=0.3)
+    lower.set_xlabel("outer step")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def image(values: Float[np.ndarray, "h w"], *, label: str) -> Figure:
+    """One value for each pixel of the input, with a colour bar.
+
+    Args:
+        values: The values.
+        label: What they are, for the colour bar.
+
+    Returns:
+        A figure.
+    """
+    figure = Figure(figsize=(COLUMN_WIDTH, 2.7), layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(values, cmap=COLOR_MAP, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, label=label)
+    return figure
+
+
+def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str) -> Figure:
+    """How learned values lie around where they started, one panel for each array.
+
+    Args:
+        values: Arrays by name; single values are drawn as points, not as histograms.
+        start: Where all of them started.
+        label: What they are, for the axis.
+
+    Returns:
+        A figure with panels that share their horizontal axis.
+    """
+    height = 0.5 + 0.75 * len(values)
+    figure = Figure(figsize=(COLUMN_WIDTH, max(height, 1.5)), layout="constrained")
+    panels = figure.subplots(len(values), sharex=True, squeeze=False)[:, 0]
+    flat = {name: np.ravel(array) for name, array in values.items()}
+    everything = np.concatenate([*flat.values(), [start]])
+    bins = np.linspace(everything.min() - 1e-3, everything.max() + 1e-3, 41)
+    for axes, (name, array) in zip(panels, flat.items(), strict=True):
+        if array.size == 1:
+            axes.plot(array, [0.5], "o", color=BLUE)
+            axes.set_yticks([])
+        else:
+            axes.hist(array, bins=bins, color=BLUE)
+        axes.axvline(start, color=ORANGE, linestyle="--", linewidth=1)
+        axes.set_title(f"{name} ({array.size})", loc="left", fontsize=8)
+    panels[-1].set_xlabel(f"{label} (dashed: start)")
+    figure.supylabel("count")
+    return figure
+
+
+def _save(figure: Figure, folder: Path, name: str) -> Path:
+    path = folder / run_folder.FIGURES / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    FigureCanvasAgg(figure).print_figure(path, dpi=_DPI)
+    return path

@@ -1,0 +1,71 @@
+"""What a run came to, and on what it ran."""
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+
+_PACKAGES = ("drmad_jax", "jax", "jaxlib", "optax", "flax", "numpy")
+_SUMMARISED = ("outer_loss", "test_loss", "test_error")
+
+
+def summarise(
+    metrics: Sequence[dict[str, Any]], *, status: str, compile_seconds: float
+) -> dict[str, Any]:
+    """The contents of `summary.json`.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`.
+        status: "complete", or why the run stopped.
+        compile_seconds: Time the compiler took.
+
+    Returns:
+        Nested plain values.
+    """
+    steps = [line for line in metrics if "hypergradient_norm" in line]
+    seconds = sorted(line["seconds"] for line in steps)
+    return {
+        "status": status,
+        "versions": versions(),
+        "device": _device(),
+        "compile_seconds": compile_seconds,
+        "median_seconds_per_step": seconds[len(seconds) // 2] if seconds else None,
+        "total_seconds_of_steps": sum(seconds),
+        "num_outer_steps": len(steps),
+        **{name: _course(metrics, name) for name in _SUMMARISED if name in metrics[0]},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _device() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+        "machine": platform.machine(),
+    }
+
+
+def _course(metrics: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """First, last and best value, and the step of the best one."""
+    lines = [line for line in metrics if line[name] is not None]
+    best = min(lines, key=lambda line: line[name], default={})
+    return {
+        "first": metrics[0][name],
+        "last": metrics[-1][name],
+        "best": best.get(name),
+        "best_step": best.get("step"),
+    }

@@ -1,0 +1,21 @@
+"""Tasks: what is trained, what is tuned, and how it is judged; one module each."""
+
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.tasks.base import Inputs, Task
+from drmad_jax.experiments.tasks.l2 import L2Task
+
+__all__ = ["Inputs", "Task", "make_task"]
+
+_TASKS = {"l2": L2Task}
+
+
+def make_task(config: Config) -> Task:
+    """The task that section `[task]` asks for.
+
+    Args:
+        config: The whole configuration.
+
+    Returns:
+        A frozen value.
+    """
+    return _TASKS[config.task.kind](config)

@@ -1,0 +1,159 @@
+"""Learning L2 penalties, up to one for each input unit or weight (Fu et al. 2016, section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+import drmad_jax as dj
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
+from drmad_jax.experiments.models import MLP, init_params
+from drmad_jax.experiments.tasks.base import Inputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# In rescaled coordinates ‖z‖² is weighed by exp(-4), whatever the hyperparameters.
+_RESCALED_LOG_L2 = -4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class L2Task:
+    """Trains a perceptron with learned L2 penalties, judged by its validation loss.
+
+    The hyperparameters are a dictionary from layer (or "all") to an array: shape (inputs,) for
+    granularity "unit", (inputs, outputs) for "parameter", a scalar for "layer" and "global". Its
+    entries are log L2 penalties, or t with log_l2 = -4 - 2t in rescaled coordinates.
+    """
+
+    config: Config
+
+    @property
+    def problem(self) -> dj.Problem:
+        """Cross entropy plus penalty inside, cross entropy on held-out examples outside."""
+        loss = dj.composite_loss(self._predict, _cross_entropy, self._penalty)
+        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
+
+    @property
+    def project(self) -> None:
+        """Log penalties may take any value."""
+        return None
+
+    def load_data(self) -> ImageSplits:
+        """The examples to draw from, and the test examples."""
+        data = self.config.data
+        splits = load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
+        return jax.device_put(splits)
+
+    def init_hparams(self) -> dict[str, Array]:
+        """Every penalty at `initial_log_l2`."""
+        log_l2 = self.config.task.initial_log_l2
+        start = (_RESCALED_LOG_L2 - log_l2) / 2 if self._is_rescaled else log_l2
+        return {name: jnp.full(shape, start, jnp.float32) for name, shape in self._shapes().items()}
+
+    def sample(self, key: Array, data: ImageSplits) -> Inputs:
+        """A new split into training and validation set, new weights, new minibatches."""
+        split_key, params_key, batch_key = jax.random.split(key, 3)
+        order = jax.random.permutation(split_key, self.config.data.num_train)
+        num_valid = self.config.data.num_valid
+        valid, train = (
+            jax.tree.map(lambda x, rows=rows: x[rows], data.train)
+            for rows in (order[:num_valid], order[num_valid:])
+        )
+        log_scale = self.config.model.init_log_scale
+        params = init_params(self._model, params_key, valid.images[:1], log_scale)
+        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
+        return Inputs(params, batches, valid)
+
+    def evaluate(
+        self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
+    ) -> dict[str, Float[Array, ""]]:
+        """Mean cross entropy and share of wrong answers on the test examples."""
+        logits = self._predict(state.params, hparams, data.test)
+        wrong = jnp.argmax(logits, axis=-1) != data.test.labels
+        return {
+            "test_loss": _cross_entropy(logits, hparams, data.test),
+            "test_error": jnp.mean(wrong, dtype=jnp.float32),
+        }
+
+    def figures(self, hparams: PyTree) -> dict[str, Figure]:
+        """Penalties of the input layer as an image, and of every layer as histograms."""
+        from drmad_jax.experiments import plots
+
+        log_l2 = {name: self._log_l2(value) for name, value in hparams.items()}
+        start = self.config.task.initial_log_l2
+        label = "log L2 penalty"
+        figures = {"penalties_by_layer": plots.distributions(log_l2, start, label=label)}
+        granularity = self.config.task.granularity
+        if granularity in ("unit", "parameter"):
+            inputs = log_l2["dense_0"]
+            per_pixel = inputs if granularity == "unit" else inputs.mean(axis=1)
+            image = per_pixel.reshape(DATASETS[self.config.data.dataset].image_shape)
+            figures["input_penalties"] = plots.image(image.mean(axis=-1), label=label)
+        return figures
+
+    @property
+    def _model(self) -> MLP:
+        model = self.config.model
+        num_classes = DATASETS[self.config.data.dataset].num_classes
+        return MLP((*model.hidden, num_classes), model.activation)
+
+    @property
+    def _is_rescaled(self) -> bool:
+        return self.config.task.coordinates == "rescaled"
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every hyperparameter array."""
+        granularity = self.config.task.granularity
+        if granularity == "global":
+            return {"all": ()}
+        inputs = math.prod(DATASETS[self.config.data.dataset].image_shape)
+        widths = (inputs, *self._model.features)
+        kernels = {
+            f"dense_{i}": pair for i, pair in enumerate(zip(widths, widths[1:], strict=False))
+        }
+        keep = {"layer": 0, "unit": 1, "parameter": 2}[granularity]
+        return {name: shape[:keep] for name, shape in kernels.items()}
+
+    def _per_kernel(self, hparams: PyTree, layer: str) -> Array:
+        """A layer's hyperparameters, in a shape that broadcasts over its kernel."""
+        value = hparams["all" if self.config.task.granularity == "global" else layer]
+        return value[:, None] if self.config.task.granularity == "unit" else value
+
+    def _log_l2(self, value):
+        return _RESCALED_LOG_L2 - 2 * value if self._is_rescaled else value
+
+    def _predict(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, "n classes"]:
+        if self._is_rescaled:
+            params = {
+                name: layer | {"kernel": layer["kernel"] * jnp.exp(self._per_kernel(hparams, name))}
+                for name, layer in params.items()
+            }
+        return cast(Array, self._model.apply({"params": params}, batch.images))
+
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+        def of_layer(name):
+            squares = jnp.square(params[name]["kernel"])
+            if self._is_rescaled:
+                return math.exp(_RESCALED_LOG_L2) * jnp.sum(squares)
+            return jnp.sum(jnp.exp(self._per_kernel(hparams, name)) * squares)
+
+        return sum((of_layer(name) for name in params), jnp.zeros(()))
+
+    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
+        return _cross_entropy(self._predict(params, hparams, batch), hparams, batch)
+
+
+def _cross_entropy(
+    logits: Float[Array, "n classes"], hparams: PyTree, batch: Images
+) -> Float[Array, ""]:
+    """Mean over the batch; the signature is that of a composite loss's criterion."""
+    del hparams
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()

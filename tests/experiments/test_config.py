@@ -1,0 +1,152 @@
+import pytest
+
+from drmad_jax.experiments import config as configs
+from drmad_jax.experiments.errors import ConfigError
+
+REMOVE = object()
+
+WRONG = [
+    # dotted key, value, what the message must say
+    ("data.num_trian", 5, r"data\.num_trian: unknown key; did you mean data\.num_train\?"),
+    ("sead", 1, r"sead: unknown key; did you mean seed\?"),
+    ("outer.nonsense", 1, r"outer\.nonsense: unknown key; expected one of num_steps, optimizer"),
+    ("data.num_train", REMOVE, r"data\.num_train: missing"),
+    ("inner", REMOVE, r"inner: missing"),
+    ("data", 3, r"data: expected a table, got the integer 3"),
+    ("data.num_train", "60", r"data\.num_train: expected an integer, got the string '60'"),
+    ("data.num_train", 60.0, r"data\.num_train: expected an integer, got the number 60\.0"),
+    ("inner.num_steps", True, r"inner\.num_steps: expected an integer, got true"),
+    ("inner.num_steps", 0, r"inner\.num_steps: expected a value above 0, got 0"),
+    ("seed", -1, r"seed: expected at least 0, got -1"),
+    ("model.hidden", [50, "a"], r"model\.hidden\[1\]: expected an integer, got the string 'a'"),
+    ("model.hidden", 50, r"model\.hidden: expected a list \(of an integer\), got the integer 50"),
+    ("model.init_log_scale", "xavier", r"model\.init_log_scale: expected a finite number or"),
+    ("model.init_log_scale", float("inf"), r"model\.init_log_scale: expected a finite number"),
+    ("model.activation", "tahn", r"model\.activation: .* did you mean 'tanh'\?"),
+    ("data.dataset", "mnits", r"data\.dataset: expected one of 'digits', .* 'mnist'\?"),
+    ("task.kind", "l3", r"task\.kind: expected 'l2', got the string 'l3'"),
+    ("inner.optimizer.name", "agd", r"inner\.optimizer\.name: unknown name 'agd'; did you mean"),
+    ("inner.optimizer.name", "lbfgs", r"inner\.optimizer\.name: unknown name 'lbfgs'"),
+    ("inner.optimizer.name", REMOVE, r"inner\.optimizer\.name: missing"),
+    (
+        "inner.optimizer.momentun",
+        0.9,
+        r"inner\.optimizer\.momentun: sgd has no such argument; "
+        r"did you mean inner\.optimizer\.momentum\?",
+    ),
+    ("inner.optimizer.learning_rate", REMOVE, r"inner\.optimizer\.learning_rate: missing"),
+    (
+        "inner.optimizer.learning_rate",
+        "fast",
+        r"inner\.optimizer\.learning_rate: expected a finite number, got the string 'fast'",
+    ),
+    ("inner.optimizer.nesterov", 1, r"inner\.optimizer\.nesterov: expected true or false"),
+    ("method", {"name": "drmat"}, r"method\.name: unknown name 'drmat'; did you mean drmad\?"),
+    ("method", {"name": "drmad", "knot": 3}, r"method\.knot: drmad has no such argument"),
+    ("method", {"name": "drmad", "knots": 1}, r"method: .*`knots` must be at least 2, got 1"),
+    ("method", {"name": "drmad", "knots": 1.5}, r"method\.knots: expected an integer or a list"),
+    ("method", {"name": "truncated"}, r"method\.num_reverse_steps: missing"),
+    ("data.num_train", 1298, r"data\.num_train: digits has 1297 such examples, got 1298"),
+    ("data.num_test", 501, r"data\.num_test: digits has 500 such examples, got 501"),
+    ("data.num_valid", 60, r"data\.num_valid: must leave training examples"),
+    ("inner.batch_size", 31, r"inner\.batch_size: must not exceed the 30 training examples"),
+    ("name", "a/b", r"name: expected a plain folder name, got 'a/b'"),
+]
+
+
+def change(table, key, value):
+    *parents, last = key.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+    if value is REMOVE:
+        del table[last]
+    else:
+        table[last] = value
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG, ids=lambda x: str(x)[:40])
+def test_wrong_values_are_named(tiny, key, value, message):
+    change(tiny, key, value)
+    with pytest.raises(ConfigError, match=message):
+        configs.parse(tiny)
+
+
+def test_defaults_are_filled_in(tiny):
+    config = configs.parse(tiny)
+    assert config.task.granularity == "unit"
+    assert config.model.hidden == (6,)
+    assert config.method.name == "drmad"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "drmad"},
+        {"name": "drmad", "knots": [0, 5, 20], "curvature": "hessian"},
+        {"name": "checkpointed", "every": 5},
+    ],
+)
+def test_resolved_config_round_trips(tiny, tmp_path, method):
+    config = configs.parse(tiny | {"method": method})
+    path = tmp_path / "config.toml"
+    path.write_text(configs.to_toml(config))
+    assert configs.load(path) == config
+
+
+OVERRIDES = [
+    ("seed=7", lambda c: c.seed, 7),
+    (
+        "inner.optimizer.learning_rate=.02",
+        lambda c: c.inner.optimizer.options["learning_rate"],
+        0.02,
+    ),
+    ("inner.optimizer.nesterov=true", lambda c: c.inner.optimizer.options["nesterov"], True),
+    ("model.activation=relu", lambda c: c.model.activation, "relu"),
+    ('model.activation="relu"', lambda c: c.model.activation, "relu"),
+    ("model.hidden=[3, 4]", lambda c: c.model.hidden, (3, 4)),
+    ("task.granularity=layer", lambda c: c.task.granularity, "layer"),
+    ('method={name = "stored"}', lambda c: str(c.method), "stored()"),
+    ("name=a=b", lambda c: c.name, "a=b"),
+]
+
+
+@pytest.mark.parametrize(("override", "read", "value"), OVERRIDES, ids=[o[0] for o in OVERRIDES])
+def test_overrides(tiny, tmp_path, override, read, value):
+    path = tmp_path / "config.toml"
+    path.write_text(configs.to_toml(configs.parse(tiny)))
+    assert read(configs.load(path, [override])) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "--set seed: expected a.b=value"),
+        ("seed.x=1", "--set seed.x=1: seed is not a table"),
+        ("inner.nun_steps=1", r"inner\.nun_steps: unknown key; did you mean inner\.num_steps\?"),
+        ("seed=a\nb=2", r"seed: expected an integer, got the string"),
+    ],
+)
+def test_wrong_overrides_are_named(tiny, tmp_path, override, message):
+    path = tmp_path / "config.toml"
+    path.write_text(configs.to_toml(configs.parse(tiny)))
+    with pytest.raises(ConfigError, match=message):
+        configs.load(path, [override])
+
+
+@pytest.mark.parametrize("text", [None, "a = ", "\xff"])
+def test_unreadable_file_is_a_config_error(tmp_path, text):
+    path = tmp_path / "config.toml"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match="cannot read the config"):
+        configs.load(path)
+
+
+def test_differences_name_both_values(tiny):
+    old = configs.parse(tiny)
+    change(tiny, "outer.num_steps", 9)
+    change(tiny, "method", {"name": "drmad", "knots": 4})
+    assert configs.differences(old, configs.parse(tiny)) == [
+        "outer.num_steps: 3 -> 9",
+        "method.knots: 'unset' -> 4",
+    ]

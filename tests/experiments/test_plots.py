@@ -1,0 +1,52 @@
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY
+
+from drmad_jax.experiments import config as configs
+from drmad_jax.experiments import plots
+from drmad_jax.experiments.errors import RunFolderError
+from drmad_jax.experiments.run import run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    run(configs.parse(TINY), folder, progress=False)
+    return folder
+
+
+def test_figures_are_pictures_with_something_on_them(finished):
+    before = dict(matplotlib.rcParams)
+    paths = plots.draw(finished)
+    assert {path.name for path in paths} == {
+        "curves.png",
+        "input_penalties.png",
+        "penalties_by_layer.png",
+    }
+    for path in paths:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert min(pixels.shape) > 300
+        assert pixels.std() > 5
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_run_without_a_finished_step_cannot_be_drawn(tmp_path):
+    (tmp_path / "config.toml").write_text(configs.to_toml(configs.parse(TINY)))
+    with pytest.raises(RunFolderError, match="has no finished outer step to draw"):
+        plots.draw(tmp_path)
+
+
+def test_curves_survive_a_value_that_is_not_finite():
+    metrics = [
+        {"step": 0, "outer_loss": 1.0, "test_error": 0.5},
+        {"step": 1, "outer_loss": None, "test_error": 0.9},
+    ]
+    assert len(plots.curves(metrics).axes) == 2
+
+
+def test_single_values_are_drawn_as_points():
+    figure = plots.distributions({"all": np.float32(-3.0)}, -4.4, label="log L2 penalty")
+    assert figure.axes[0].lines
