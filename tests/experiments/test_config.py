@@ -3,7 +3,7 @@ import pytest
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError
 
-REMOVE = object()
+REMOVE = "remove this key"
 
 WRONG = [
     # dotted key, value, what the message must say
