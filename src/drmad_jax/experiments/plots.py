@@ -28,6 +28,7 @@ COLUMN_WIDTH = 3.4  # inches, one column of a two-column page
 _DPI = 200
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
+    "figure.labelsize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
