@@ -4,6 +4,8 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Compiling takes most of the tests' time, and this halves it.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Annotated shapes and dtypes are checked wherever the tests go. The modules that users' arguments
 # enter first are left out: there our own errors must speak.

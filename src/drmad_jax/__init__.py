@@ -6,7 +6,9 @@ from drmad_jax.batches import Minibatches, host_batches, minibatches
 from drmad_jax.forward_mode import forward, forward_gradient
 from drmad_jax.gradient import curvature_product, inner_gradient
 from drmad_jax.hypergradient import Hypergradient, hypergradient, train
-from drmad_jax.method import Info, Method
+from drmad_jax.implicit import implicit, one_step
+from drmad_jax.linear_solve import LinearSolver
+from drmad_jax.method import Estimator, Info, Method
 from drmad_jax.methods import (
     checkpointed,
     drmad,
@@ -18,6 +20,7 @@ from drmad_jax.methods import (
 )
 from drmad_jax.online import online_learning_rates, online_penalties
 from drmad_jax.outer import OuterOptimizer, outer_optimizer
+from drmad_jax.persistent_es import ParticleInfo, ParticleState, PersistentES, persistent_es
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
 from drmad_jax.real_time import RealTime, RealTimeInfo, RealTimeState, real_time
 from drmad_jax.schedules import per_block
@@ -31,16 +34,22 @@ from drmad_jax.step import (
 )
 from drmad_jax.tangents import initial_tangents, tangent_step
 from drmad_jax.unroll import forward_scan, reverse_scan
+from drmad_jax.zero_order import evolution_strategies
 
 __all__ = [
     "CompositeLoss",
     "Cotangent",
+    "Estimator",
     "Hypergradient",
     "Info",
+    "LinearSolver",
     "Method",
     "Minibatches",
     "OnlineState",
     "OuterOptimizer",
+    "ParticleInfo",
+    "ParticleState",
+    "PersistentES",
     "Problem",
     "RealTime",
     "RealTimeInfo",
@@ -52,21 +61,25 @@ __all__ = [
     "composite_loss",
     "curvature_product",
     "drmad",
+    "evolution_strategies",
     "forward",
     "forward_gradient",
     "forward_scan",
     "host_batches",
     "hypergradient",
+    "implicit",
     "init_cotangent",
     "init_state",
     "initial_tangents",
     "inner_gradient",
     "measured_steps",
     "minibatches",
+    "one_step",
     "online_learning_rates",
     "online_penalties",
     "outer_optimizer",
     "per_block",
+    "persistent_es",
     "published_drmad",
     "real_time",
     "reverse_scan",

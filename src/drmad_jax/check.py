@@ -1,5 +1,6 @@
 """Checks of what users pass in: each error names the argument, what came and the mend."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -23,6 +24,33 @@ def check_count(where: str, name: str, value: object, *, least: int = 1) -> None
         )
     if value < least:
         raise ValueError(f"{where}: `{name}` must be at least {least}, got {value}")
+
+
+def check_number(
+    where: str, name: str, value: object, *, least: float | None = None, above: float | None = None
+) -> None:
+    """Raises unless `value` is a Python number, at least `least` or above `above` where given.
+
+    Raises:
+        TypeError: If it is no int or float (a traced value, a bool).
+        ValueError: If it is too small, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"{where}: `{name}` must be a Python number, got {type(value).__name__} {value!r}"
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: `{name}` must be finite, got {value}")
+    if least is not None and value < least:
+        raise ValueError(f"{where}: `{name}` must be at least {least}, got {value}")
+    if above is not None and value <= above:
+        raise ValueError(f"{where}: `{name}` must be above {above}, got {value}")
+
+
+def check_key(where: str, key: object) -> None:
+    """Raises a `TypeError` unless `key` is `None` or looks like a key."""
+    if key is not None and not hasattr(key, "dtype"):
+        raise TypeError(f"{where}: `key` must be a key such as jax.random.key(0), got {key!r}")
 
 
 def check_choice(where: str, name: str, value: object, choices: Sequence[object]) -> None:

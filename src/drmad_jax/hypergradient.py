@@ -1,5 +1,6 @@
 """The two entry points: `hypergradient`, and the differentiable `train`."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,13 +11,13 @@ from jaxtyping import Array, Float, PyTree
 from drmad_jax import tree
 from drmad_jax.batches import batch_at
 from drmad_jax.check import check_batches, check_count, check_inexact, check_scalar
-from drmad_jax.method import Info, Method
+from drmad_jax.method import Estimator, Info, Method
 from drmad_jax.methods import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.reverse import Unrolled
 from drmad_jax.seen import unused_leaves
 from drmad_jax.step import Cotangent, init_cotangent
-from drmad_jax.unroll import Run
+from drmad_jax.unroll import Run, forward_scan
 
 
 class Hypergradient(NamedTuple):
@@ -40,7 +41,7 @@ class Hypergradient(NamedTuple):
 
 
 def hypergradient(
-    problem: Problem, *, num_steps: int, method: Method | None = None
+    problem: Problem, *, num_steps: int, method: Method | Estimator | None = None
 ) -> Callable[..., Hypergradient]:
     """The gradient of the outer loss after training, with respect to the hyperparameters.
 
@@ -86,6 +87,8 @@ def hypergradient(
         run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
         state, pull_start = _start(run, params, model_state)
         _check_losses(run, state, outer_batch)
+        if isinstance(method, Estimator):
+            return _estimate(method, run, outer_batch)
         _refuse_unseen(method, run, state, outer_batch)
         final, trace = method.forward(run, state)
         value, cotangent = outer_cotangent(problem, final, hparams, outer_batch)
@@ -128,7 +131,13 @@ def train(
         >>> round(float(jax.grad(weight)(1.0)), 4)  # w = 1/(1+l2)
         -0.25
     """
-    method = _check(problem, num_steps, method)
+    checked = _check(problem, num_steps, method)
+    if isinstance(checked, Estimator):
+        raise ValueError(
+            f"train: {checked} estimates the gradient of a loss and cannot pull back a cotangent "
+            "of the final state: give it to hypergradient, or use a method with a reverse pass"
+        )
+    method = checked
 
     def start(hparams, params, inner_batches, model_state, key):
         run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
@@ -195,12 +204,14 @@ def _constant(name: str, pytree: PyTree) -> PyTree:
     return through(pytree)
 
 
-def _check(problem: Problem, num_steps: int, method: Method | None) -> Method:
+def _check(
+    problem: Problem, num_steps: int, method: Method | Estimator | None
+) -> Method | Estimator:
     if not isinstance(problem, Problem):
         raise TypeError(f"`problem` must be a drmad_jax.Problem, got {type(problem).__name__}")
     check_count("hypergradient", "num_steps", num_steps)
     method = drmad() if method is None else method
-    if not isinstance(method, Method):
+    if not isinstance(method, Method | Estimator):
         raise TypeError(
             f"`method` must be a method value such as drmad_jax.drmad(), got {method!r}"
         )
@@ -240,6 +251,20 @@ def _start(run: Run, params: PyTree, model_state: PyTree) -> tuple[TrainState, C
         return tree.add(cotangent.hparams, d_hparams), d_params, d_model_state
 
     return tree.combine(state, state_rest), pull_start
+
+
+def _estimate(method: Estimator, run: Run, outer_batch: PyTree) -> Hypergradient:
+    """The hypergradient by a method that only asks for the outer losses of whole runs."""
+
+    def evaluate(hparams: PyTree) -> tuple[Float[Array, ""], TrainState]:
+        state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), run.start(hparams))
+        step = dataclasses.replace(run, hparams=hparams).step
+        final, _ = forward_scan(step, state, [run.num_steps])
+        return run.problem.outer(final.params, hparams, outer_batch, final.model_state), final
+
+    value, final, grad, info = method.estimate(evaluate, run.hparams, run.draw_key())
+    info = info._replace(finite=jnp.isfinite(value) & tree.all_finite(grad))
+    return Hypergradient(value, tree.cast_like(grad, run.hparams), final.params, final, None, info)
 
 
 def outer_cotangent(

@@ -9,6 +9,9 @@ from drmad_jax.problem import TrainState
 from drmad_jax.step import Cotangent
 from drmad_jax.unroll import Run
 
+# hparams -> (outer loss at the end of training, final state)
+Evaluate = Callable[[PyTree], tuple[Float[Array, ""], TrainState]]
+
 
 class Info(NamedTuple):
     """What happened on the way back; arrays, so that it passes through jit and vmap.
@@ -63,5 +66,26 @@ class Method(Protocol):
         """A function of the hyperparameters that depends on all those the method can see.
 
         `None` if it sees all. Others are refused by name.
+        """
+        ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A way to the hypergradient that only asks for the outer losses of whole runs.
+
+    `hypergradient` takes such a frozen value wherever it takes a `Method`. `evaluate` is plain
+    JAX, so that an estimator can be vmapped over it, or push tangents through it.
+    """
+
+    def estimate(
+        self, evaluate: Evaluate, hparams: PyTree, key: Array
+    ) -> tuple[Float[Array, ""], TrainState, PyTree, Info]:
+        """The outer loss, the final state, the hypergradient, and what happened.
+
+        Args:
+            evaluate: Trains from the start; `hparams -> (outer loss, final state)`.
+            hparams: Where the gradient is wanted.
+            key: For whatever is drawn; a fixed one where the call had none.
         """
         ...

@@ -39,6 +39,13 @@ class Run:
     start: Callable[[PyTree], TrainState]
     fresh_batches: bool = False
 
+    def draw_key(self) -> Array:
+        """Key of whatever a method draws by itself; a fixed one if the call passed none."""
+        # No step of training takes it: their keys are folded from 0 to T − 1.
+        return (
+            jax.random.key(0) if self.key is None else jax.random.fold_in(self.key, self.num_steps)
+        )
+
     def step(self, state: TrainState, *, curvature: Curvature | None = None) -> TrainState:
         """One train step from `state`, on the batch of its own step counter."""
         batch = batch_at(self.inner_batches, state.step)
