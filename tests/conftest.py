@@ -9,5 +9,18 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 # Annotated shapes and dtypes are checked wherever the tests go. The modules that users' arguments
 # enter first are left out: there our own errors must speak.
-CHECKED = ["directions", "gradient", "paths", "step", "tangents", "tree", "unroll", "visits"]
+CHECKED = [
+    "blocks",
+    "directions",
+    "fixed_point",
+    "gradient",
+    "information_buffer",
+    "paths",
+    "reversible_step",
+    "step",
+    "tangents",
+    "tree",
+    "unroll",
+    "visits",
+]
 install_import_hook([f"drmad_jax.{name}" for name in CHECKED], "beartype.beartype")

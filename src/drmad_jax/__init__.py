@@ -23,6 +23,8 @@ from drmad_jax.outer import OuterOptimizer, outer_optimizer
 from drmad_jax.persistent_es import ParticleInfo, ParticleState, PersistentES, persistent_es
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
 from drmad_jax.real_time import RealTime, RealTimeInfo, RealTimeState, real_time
+from drmad_jax.reversible import reversible
+from drmad_jax.reversible_sgd import reversible_sgd
 from drmad_jax.schedules import per_block
 from drmad_jax.step import (
     Cotangent,
@@ -84,6 +86,8 @@ __all__ = [
     "real_time",
     "reverse_scan",
     "reverse_step",
+    "reversible",
+    "reversible_sgd",
     "stored",
     "tangent_step",
     "train",

@@ -96,7 +96,8 @@ def hypergradient(
         grad, d_params = cotangent.hparams, None
         if method.reaches_start(run):
             grad, d_params, _ = pull_start(cotangent)
-        info = info._replace(finite=jnp.isfinite(value) & tree.all_finite(grad))
+        finite = tree.all_finite((value, grad, d_params))
+        info = info._replace(finite=finite)
         grad = tree.cast_like(grad, hparams)
         return Hypergradient(value, grad, final.params, final, d_params, info)
 

@@ -4,5 +4,6 @@ from drmad_jax.paths.base import Path
 from drmad_jax.paths.frozen import Frozen
 from drmad_jax.paths.interpolated import Interpolated
 from drmad_jax.paths.recomputed import Recomputed
+from drmad_jax.paths.reversed import Reversed
 
-__all__ = ["Frozen", "Interpolated", "Path", "Recomputed"]
+__all__ = ["Frozen", "Interpolated", "Path", "Recomputed", "Reversed"]
