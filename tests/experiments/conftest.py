@@ -6,6 +6,7 @@ import pytest
 from tiny import TINY
 
 USER_SETTINGS = {
+    "jax_disable_most_optimizations": False,
     "jax_enable_x64": False,
     "jax_numpy_rank_promotion": "allow",
     "jax_numpy_dtype_promotion": "standard",
