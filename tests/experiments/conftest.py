@@ -28,7 +28,7 @@ def user_settings(compiled):
         "jax_compilation_cache_dir": compiled,
         "jax_persistent_cache_min_compile_time_secs": 0.5,
     }
-    before = {name: getattr(jax.config, name) for name in USER_SETTINGS | cache}
+    before = {name: jax.config.values[name] for name in USER_SETTINGS | cache}
     for name, value in (USER_SETTINGS | cache).items():
         jax.config.update(name, value)
     os.environ |= {name.upper(): str(value) for name, value in cache.items()}
