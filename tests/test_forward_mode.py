@@ -66,6 +66,7 @@ def test_equals_unrolled(chain):
     assert out.initial_params_grad is None
 
 
+@pytest.mark.slow
 def test_sees_initial_scales_model_state_and_randomness():
     def inner(w, h, batch, *, model_state, key):
         mean, seen = model_state

@@ -61,6 +61,7 @@ def test_gauss_newton_is_positive_semi_definite_where_the_hessian_is_not(dense):
     assert float(jnp.linalg.eigvalsh(gauss_newton)[0]) > -1e-12
 
 
+@pytest.mark.slow
 def test_auto_takes_gauss_newton_where_the_loss_has_the_structure(dense):
     hparams, params, batch, tree, *_ = dense
     plain = problems.problem(inner_loss=lambda w, h, b: problems.loss(w, h, b))

@@ -59,6 +59,7 @@ def test_central_differences(inputs):
         np.testing.assert_allclose(grad[index], difference, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_jit_equals_eager(inputs):
     compute = dj.hypergradient(problems.problem(), num_steps=3)
     eager, jitted = compute(*inputs), jax.jit(compute)(*inputs)
@@ -95,6 +96,7 @@ def test_second_call_does_not_recompile(inputs):
     assert compute._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_stacked_batches_equal_the_rule_that_made_them(inputs):
     hparams, params, batches, data = inputs
     compute = jax.jit(dj.hypergradient(problems.problem(), num_steps=NUM_STEPS))
@@ -112,6 +114,7 @@ def test_batches_fetched_from_the_host_equal_those_on_the_device(inputs):
     assert relative_error(b.grad, a.grad) < 1e-12
 
 
+@pytest.mark.slow
 def test_initial_params_may_depend_on_hyperparameters(inputs):
     _, params, batches, data = inputs
     hparams = {**problems.hparams(), "scale": jnp.asarray(0.7)}

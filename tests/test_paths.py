@@ -69,12 +69,14 @@ def compute(method, num_steps=NUM_STEPS, chain="momentum"):
     return call(problems.hparams(), problems.params(), problems.batches(), problems.data())
 
 
+@pytest.mark.slow
 @given(every=st.integers(1, NUM_STEPS + 2))
 @settings(max_examples=3, deadline=None)
 def test_every_checkpoint_interval_is_exact(reference, every):
     assert relative_error(compute(dj.checkpointed(every=every)).grad, reference.grad) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [{"levels": 3}, {"budget": 6}], ids=str)
 def test_every_schedule_of_checkpoints_is_exact(reference, choice):
     assert relative_error(compute(dj.checkpointed(**choice)).grad, reference.grad) < 1e-12
@@ -212,6 +214,7 @@ def test_the_line_is_the_published_one():
         np.testing.assert_allclose(ours, line, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @given(
     inner=st.sets(st.integers(1, NUM_STEPS - 1), max_size=NUM_STEPS - 1),
     state=st.sampled_from(["auto", "final", "interpolated"]),
@@ -234,6 +237,7 @@ def test_strides_on_a_stored_trajectory_skip_and_weight():
     assert relative_error(compute(method).grad, compute(on_knots).grad) < 1e-12
 
 
+@pytest.mark.slow
 def test_measured_steps_follow_the_length_of_the_path():
     """The count is the stated formula, up to the cap."""
     problem, batches = problems.problem(), problems.batches()

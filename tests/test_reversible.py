@@ -150,6 +150,7 @@ def test_momentum_hypergradient_equals_central_differences():
     assert abs(at(0.75).grad["momentum"] / difference - 1) < 1e-6
 
 
+@pytest.mark.slow
 def test_vmap_equals_a_loop_and_jit_equals_eager():
     method = reversible()
     compute = dj.hypergradient(

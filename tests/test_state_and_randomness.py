@@ -117,7 +117,9 @@ def compute(name, method):
     return call(HPARAMS, params, batches, DATA, model_state=model_state, key=jax.random.key(4))
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(
+    "name", ["linen", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nnx", "plain"))]
+)
 def test_exact_methods_reproduce_state_and_randomness(name):
     reference = compute(name, dj.unrolled())
     for method in (dj.checkpointed(every=2), dj.drmad(knots=NUM_STEPS + 1, curvature="hessian")):

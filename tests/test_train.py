@@ -29,6 +29,7 @@ def gradients(method, inputs, chain="adam"):
         return jax.jit(jax.grad(objective, argnums=(0, 1)))(inputs[0], inputs[1])
 
 
+@pytest.mark.slow
 def test_gradient_of_anything_after_training_uses_the_method(inputs):
     reference = gradients(dj.unrolled(), inputs)
     assert relative_error(gradients(dj.stored(), inputs), reference) < 1e-10

@@ -42,6 +42,7 @@ def test_published_start_is_t_of_a_fifth(tiny):
     np.testing.assert_allclose(hparams["dense_0"], np.full(64, 0.2), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_coordinates_describe_the_same_penalty(tiny, images, granularity):
     """Penalty and outputs agree where w = z·exp(t) and log_l2 = -4 - 2t."""

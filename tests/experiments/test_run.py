@@ -128,6 +128,7 @@ def test_half_written_line_and_checkpoint_are_dropped(finished, config, tmp_path
     same_outcome(copy, finished)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_step(finished, config, tmp_path):
     """Only the configuration was written; resuming begins."""
     folder = tmp_path / "run"
@@ -166,6 +167,7 @@ def test_killed_twice_and_resumed_is_uninterrupted(finished, config, tmp_path):
     same_outcome(folder, finished)
 
 
+@pytest.mark.slow
 def test_diverged_training_stops_the_run(tiny, tmp_path):
     tiny["inner"]["optimizer"]["learning_rate"] = 1e30
     folder = tmp_path / "run"
