@@ -104,5 +104,4 @@ class RandomDirections:
                 " inside your step function, a new one for each outer step, or call the "
                 "hypergradient with key=..."
             )
-        # The steps use fold_in(key, t) with t < T.
-        return jax.random.fold_in(run.key, run.num_steps)
+        return run.draw_key()

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.batches import batch_at
-from drmad_jax.check import check_choice, check_count
+from drmad_jax.check import check_choice, check_count, check_key
 from drmad_jax.directions import (
     DISTRIBUTIONS,
     Directions,
@@ -164,10 +164,7 @@ def forward_gradient(
     check_choice("forward_gradient", "distribution", distribution, DISTRIBUTIONS)
     if chunk_size is not None:
         check_count("forward_gradient", "chunk_size", chunk_size)
-    if key is not None and not hasattr(key, "dtype"):
-        raise TypeError(
-            f"forward_gradient: `key` must be a key such as jax.random.key(0), got {key!r}"
-        )
+    check_key("forward_gradient", key)
     return Forward(RandomDirections(num_directions, distribution, key), chunk_size)
 
 

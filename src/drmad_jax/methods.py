@@ -6,7 +6,6 @@ from typing import Literal
 
 from drmad_jax.check import check_choice, check_count
 from drmad_jax.gradient import CURVATURES
-from drmad_jax.method import Info, Method
 from drmad_jax.paths import Frozen, Interpolated, Path, Recomputed
 from drmad_jax.paths.interpolated import StateOnPath
 from drmad_jax.reverse import Reverse, Unrolled
@@ -20,8 +19,6 @@ from drmad_jax.visits import (
     Stride,
     Weighting,
 )
-
-__all__ = ["Info", "Method", "Reverse", "Unrolled"]
 
 
 def unrolled() -> Unrolled:
