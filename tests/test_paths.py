@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,46 +115,6 @@ def test_memory_of_checkpoints_grows_like_the_logarithm():
 def test_too_small_a_budget_is_named():
     with pytest.raises(ValueError, match="`budget` = 3 stored states: .* is the least"):
         Recomputed(None, budget=3)._intervals(1000)
-
-
-def test_truncation_to_all_steps_is_exact(reference):
-    out = compute(dj.truncated(num_reverse_steps=NUM_STEPS))
-    assert relative_error(out.grad, reference.grad) < 1e-12
-    assert out.initial_params_grad is not None
-
-
-def test_truncation_equals_stopping_the_gradient_before_the_last_steps():
-    hparams, params, batches, data = (
-        problems.hparams(), problems.params(), problems.batches(), problems.data()
-    )  # fmt: skip
-    problem = problems.problem()
-
-    def outer(h):
-        state = dj.init_state(problem, h, params)
-        for t in range(NUM_STEPS):
-            if t == NUM_STEPS - 3:
-                state = jax.lax.stop_gradient(state)
-            state, _ = dj.train_step(problem, state, h, batches(t), curvature=None)
-        return problems.outer_loss(state.params, h, data)
-
-    out = compute(dj.truncated(num_reverse_steps=3))
-    assert relative_error(out.grad, jax.jit(jax.grad(outer))(hparams)) < 1e-12
-    assert out.initial_params_grad is None
-
-
-def test_frozen_truncation_is_the_neumann_series():
-    """K frozen steps of gradient descent: η Σ_k (I − ηH)^k ∂E/∂w, then the mixed term."""
-    rate, terms, count = 0.1, 4, 9
-    matrix = jnp.array([[2.0, 0.5], [0.5, 1.0]])
-    inner = lambda w, h, x: 0.5 * w @ matrix @ w - jnp.sum(h * w)
-    outer = lambda w, h, x: 0.5 * jnp.sum((w - 1.0) ** 2)
-    problem = dj.Problem(inner, outer, optax.sgd(rate))
-    method = dj.truncated(num_reverse_steps=terms, frozen=True)
-    call = dj.hypergradient(problem, num_steps=count, method=method)
-    out = call(jnp.array([1.0, -1.0]), jnp.zeros(2), jnp.zeros(count), None)
-    powers = [np.linalg.matrix_power(np.eye(2) - rate * matrix, k) for k in range(terms)]
-    expected = rate * sum(powers) @ (np.asarray(out.params) - 1.0)
-    np.testing.assert_allclose(out.grad, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("chain", ["momentum", "adam", "multi_steps"])

@@ -147,6 +147,27 @@ def empty_buffer(shape: tuple[int, ...], rows: int) -> Buffer:
     )
 
 
+def forget(buffer: Buffer) -> Buffer:
+    """Frees the rows: multiplications so far cannot be undone any more, those to come can.
+
+    The next one may spill at once, so that a row more than `rows_needed` is needed.
+
+    Args:
+        buffer: Any buffer, overflowed or not.
+
+    Returns:
+        The same buffer with no row in use.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from drmad_jax.information_buffer import empty_buffer, forget
+        >>> full = empty_buffer((3,), 7)._replace(height=jnp.int32(9))
+        >>> int(forget(full).height)
+        0
+    """
+    return buffer._replace(height=jnp.zeros_like(buffer.height))
+
+
 def overflowed(buffer: Buffer) -> Bool[Array, ""]:
     """Whether a buffer has spilt more often than it has rows.
 

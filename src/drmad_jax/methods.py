@@ -216,7 +216,11 @@ def published_drmad(*, num_reverse_steps: int) -> Reverse:
 
 
 def truncated(
-    *, num_reverse_steps: int, frozen: bool = False, curvature: str = "hessian"
+    *,
+    num_reverse_steps: int,
+    frozen: bool = False,
+    curvature: str = "hessian",
+    method: Reverse | None = None,
 ) -> Reverse:
     """Approximate: only the last K steps are differentiated (Shaban et al. 2019).
 
@@ -225,25 +229,45 @@ def truncated(
         frozen: Linearise them all at the final state. With the Hessian and plain gradient descent
             this is the K-term Neumann series of Lorraine et al. 2020.
         curvature: "hessian", "gauss_newton" or "auto".
+        method: The method whose path and curvature the K steps take, such as
+            `drmad(knots=8)`, `checkpointed()` or `reversible()`; its own choice of steps is
+            dropped. `None` stores the last K states.
 
     Cost:
-        Memory: K training states, or one if frozen. Reverse pass: K reverse steps.
+        Memory: K training states, one if frozen, or that of `method` over K steps (over all of
+        them on the line and on knots). Reverse pass: K reverse steps.
     Bias:
         Biased; the error decays as (1 − γα)^K where the loss is α-strongly convex near the end,
         γ the step size. What acts early in training (initial weights, early learning rates) is
-        not seen.
+        not seen. The bias of `method` comes on top.
 
     Raises:
-        ValueError: If `num_reverse_steps` is below 1, or on an unknown curvature.
+        ValueError: If `num_reverse_steps` is below 1, on an unknown curvature, or if `method` is
+            given together with `frozen` or `curvature`.
+        TypeError: If `method` has no reverse pass step by step.
 
     Example:
         >>> import drmad_jax as dj
         >>> dj.truncated(num_reverse_steps=10).steps
         LastSteps(count=10)
+        >>> dj.truncated(num_reverse_steps=10, method=dj.checkpointed(every=5)).path.intervals
+        (5, 1)
     """
     check_count("truncated", "num_reverse_steps", num_reverse_steps)
-    path = Frozen() if frozen else Recomputed((1,))
-    return _reverse(path, curvature, LastSteps(num_reverse_steps))
+    steps = LastSteps(num_reverse_steps)
+    if method is None:
+        return _reverse(Frozen() if frozen else Recomputed((1,)), curvature, steps)
+    if not isinstance(method, Reverse):
+        raise TypeError(
+            "truncated: `method` must be one that goes back step by step, such as checkpointed(), "
+            f"drmad() or reversible(), got {method!r}"
+        )
+    if frozen or curvature != "hessian":
+        raise ValueError(
+            "truncated: `method` brings its own path and curvature: give it alone, without "
+            "`frozen` and `curvature`"
+        )
+    return dataclasses.replace(method, steps=steps)
 
 
 def _reverse(path: Path, curvature: str, steps: ReverseSteps) -> Reverse:

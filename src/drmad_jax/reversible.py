@@ -35,7 +35,7 @@ def reversible(
         is not known): .152 at γ = .9, .029 at γ = .98, where `stored` takes 64. Per step about 12
         bytes for each pair of rates. Training: one gradient each step, and integer arithmetic
         that shows on CPUs at small batches. Reverse pass: T reverse steps, and one more gradient
-        for each.
+        for each. `truncated(num_reverse_steps=K, method=reversible())` keeps the bits of K steps.
     Bias:
         Exact, for the trajectory in fixed point; it leaves the one in floating point by rounding.
         If a number leaves its range, if the buffer is too small, if a momentum is not in

@@ -14,7 +14,7 @@ from drmad_jax.batches import batch_at
 from drmad_jax.blocks import Layout, layout
 from drmad_jax.fixed_point import Fixed, equal, from_float, to_float
 from drmad_jax.gradient import inner_gradient
-from drmad_jax.information_buffer import overflowed, rows_needed, to_ratio
+from drmad_jax.information_buffer import forget, overflowed, rows_needed, to_ratio
 from drmad_jax.paths.base import Carry, Visit
 from drmad_jax.problem import TrainState
 from drmad_jax.reversible_sgd import ReversibleSGD, ReversibleSGDState, rule_of, spread
@@ -36,8 +36,10 @@ class ReversedTrace:
     """What the way back starts from.
 
     Attributes:
-        start: The state before the first step, to compare with.
+        start: The state before the first step.
         blocks: The end of training. Weights with the same rates share a block.
+        first: Weights, then velocities of the blocks before the first visited step, to compare
+            with; `None` where that is the first of all, since `start` says it.
         rates: Rates of each block at every step, computed once: both ways must read the same bits.
         valid: Whether every momentum can be undone and every number stayed in range.
         layout: Which leaves of the weights are in which block.
@@ -45,6 +47,7 @@ class ReversedTrace:
 
     start: TrainState
     blocks: list[Block]
+    first: list[Fixed] | None
     rates: list[BlockRates]
     valid: Bool[Array, ""]
     layout: Layout = dataclasses.field(metadata={"static": True})
@@ -68,7 +71,8 @@ class Reversed:
     ) -> tuple[TrainState, ReversedTrace]:
         """Trains in fixed point; NaN if a number leaves its range."""
         where, rates, valid = _plan(_rule(run, state, visits), run.num_steps, state.params)
-        blocks, in_range = self._init(state, where, rates)
+        skipped, first = int(visits.step[0]), None
+        blocks, in_range = self._init(state, where, rates, skipped)
 
         def advance(carry):
             blocks, step, valid = carry
@@ -81,14 +85,19 @@ class Reversed:
             return [block for block, _ in stepped], step + 1, valid & jnp.all(in_range)
 
         carry = (blocks, state.step, valid & in_range)
-        (blocks, step, valid), _ = forward_scan(advance, carry, [run.num_steps])
+        if skipped:
+            (blocks, step, valid), _ = forward_scan(advance, carry, [skipped])
+            first = _held(blocks)
+            blocks = [block._replace(buffer=forget(block.buffer)) for block in blocks]
+            carry = (blocks, step, valid)
+        (blocks, step, valid), _ = forward_scan(advance, carry, [run.num_steps - skipped])
         final = self._state(blocks, state, where, step)
-        return _nan_unless(valid, final), ReversedTrace(state, blocks, rates, valid, where)
+        return _nan_unless(valid, final), ReversedTrace(state, blocks, first, rates, valid, where)
 
     def backward(
         self, run: Run, trace: ReversedTrace, visit: Visit[Carry], carry: Carry, visits: Visits
     ) -> Carry:
-        """Visits the steps as it undoes them; NaN if that does not lead back to the start."""
+        """Visits the steps as it undoes them; NaN if that does not lead back to the first one."""
         start, where, bits = trace.start, trace.layout, {"fraction_bits": self.fraction_bits}
 
         def undo(carry, step):
@@ -100,29 +109,32 @@ class Reversed:
             blocks = [undo_acceleration(*each, **bits) for each in undone]
             return blocks, visit(inner, self._state(blocks, start, where, step), None)
 
-        steps = np.arange(run.num_steps, dtype=np.int32)
+        steps = visits.step.astype(np.int32)
         blocks, carry = reverse_scan(undo, (trace.blocks, carry), steps)
         lost = jnp.stack([overflowed(block.buffer) for block in trace.blocks])
-        exact = trace.valid & ~jnp.any(lost) & self._is_at(blocks, start, where)
-        return _nan_unless(exact, carry)
+        first = self._quantised(start, where) if trace.first is None else trace.first
+        back = zip(_held(blocks), first, strict=True)
+        same = jnp.stack([jnp.all(equal(*numbers)) for numbers in back])
+        return _nan_unless(trace.valid & ~jnp.any(lost) & jnp.all(same), carry)
 
     def _init(
-        self, state: TrainState, where: Layout, rates: list[BlockRates]
+        self, state: TrainState, where: Layout, rates: list[BlockRates], skipped: int
     ) -> tuple[list[Block], Bool[Array, ""]]:
         both = where.gather(state.params), where.gather(state.opt_state.velocity)
         made = [
-            init_block(w, v, rows=self._rows(rate), fraction_bits=self.fraction_bits)
+            init_block(w, v, rows=self._rows(rate, skipped), fraction_bits=self.fraction_bits)
             for w, v, rate in zip(*both, rates, strict=True)
         ]
         return [block for block, _ in made], jnp.all(jnp.stack([fits for _, fits in made]))
 
-    def _rows(self, rates: BlockRates) -> int:
+    def _rows(self, rates: BlockRates, skipped: int) -> int:
         losses = rates.momentum.loss
         if isinstance(losses, Tracer):
             with jax.ensure_compile_time_eval():
                 loss = to_ratio(jnp.float32(self.min_momentum))[0].loss
             losses = np.full(losses.shape, loss)
-        return rows_needed(np.asarray(losses))
+        # The first visited step may find `pending` almost full.
+        return rows_needed(np.asarray(losses)[skipped:]) + bool(skipped)
 
     def _params(self, blocks: list[Block], like: TrainState, where: Layout) -> PyTree:
         return self._floats([block.weights for block in blocks], like, where)
@@ -143,14 +155,13 @@ class Reversed:
             [to_float(number, bits, dtype) for number, dtype in zip(numbers, dtypes, strict=True)]
         )
 
-    def _is_at(self, blocks: list[Block], start: TrainState, where: Layout) -> Bool[Array, ""]:
-        there = where.gather(start.params) + where.gather(start.opt_state.velocity)
-        here = [block.weights for block in blocks] + [block.velocity for block in blocks]
-        same = [
-            jnp.all(equal(number, from_float(floats, self.fraction_bits)[0]))
-            for number, floats in zip(here, there, strict=True)
-        ]
-        return jnp.all(jnp.stack(same))
+    def _quantised(self, state: TrainState, where: Layout) -> list[Fixed]:
+        floats = where.gather(state.params) + where.gather(state.opt_state.velocity)
+        return [from_float(vector, self.fraction_bits)[0] for vector in floats]
+
+
+def _held(blocks: list[Block]) -> list[Fixed]:
+    return [block.weights for block in blocks] + [block.velocity for block in blocks]
 
 
 def _rule(run: Run, state: TrainState, visits: Visits) -> ReversibleSGD:
@@ -166,10 +177,11 @@ def _rule(run: Run, state: TrainState, visits: Visits) -> ReversibleSGD:
             "reversible: `model_state` cannot be undone, since its updates lose bits: "
             "use drmad_jax.checkpointed()"
         )
-    if len(visits.step) != run.num_steps or not np.all(visits.weight == 1):
+    last = np.arange(run.num_steps - len(visits.step), run.num_steps)
+    if not (visits.static and np.all(visits.step == last) and np.all(visits.weight == 1)):
         raise ValueError(
-            f"reversible: every one of the {run.num_steps} steps must be visited once, "
-            f"got {len(visits.step)} visits"
+            f"reversible: the {run.num_steps} steps, or the last of them, must be visited once "
+            f"each, got {len(visits.step)} other visits: use all of them, or truncated(...)"
         )
     rule.check_length(run.num_steps)
     return rule
