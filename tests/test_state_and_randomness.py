@@ -156,3 +156,45 @@ def test_a_model_state_that_changes_shape_is_named():
     compute = dj.hypergradient(problem, num_steps=2)
     with pytest.raises(ValueError, match=r"changes.*`model_state` \(as returned by inner_loss\)"):
         compute({}, jnp.zeros(2), jnp.zeros(2), None, model_state={"mean": jnp.zeros(2)})
+
+
+def noise_of(key):
+    return 0.0 if key is None else jax.random.normal(key)
+
+
+def with_key(w, h, x, *, key=None):
+    return w * (x + noise_of(key))
+
+
+def without_key(w, h, x):
+    return w * x
+
+
+# Losses by what they do with a key that the run has: does the final weight depend on it?
+TAKES = {
+    "keyword": (lambda w, h, x, *, key: w * noise_of(key), True),
+    "keyword with a default": (with_key, True),
+    "jitted": (jax.jit(with_key), True),
+    "any keywords": (lambda w, h, x, **given: w * noise_of(given["key"]), True),
+    "predict": (dj.composite_loss(with_key, lambda y, h, x: 0.5 * y**2), True),
+    "none": (without_key, False),
+    "a batch of that name": (lambda w, h, key: w * key, False),
+    "predict without": (dj.composite_loss(without_key, lambda y, h, x: 0.5 * y**2), False),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TAKES))
+def test_a_key_goes_to_the_losses_that_take_one(name):
+    loss, depends = TAKES[name]
+    problem = dj.Problem(loss, without_key, optax.sgd(0.1))
+    compute = dj.hypergradient(problem, num_steps=2, method=dj.stored())
+    run = lambda key: compute(jnp.ones(()), jnp.ones(()), jnp.ones(2), jnp.ones(()), key=key)
+    first, second = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 2)).value
+    assert (float(first) != float(second)) == depends
+
+
+def test_a_loss_that_needs_a_key_says_so():
+    problem = dj.Problem(lambda w, h, x, *, key: w, without_key, optax.sgd(0.1))
+    compute = dj.hypergradient(problem, num_steps=2)
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'key'"):
+        compute(jnp.ones(()), jnp.ones(()), jnp.ones(2), jnp.ones(()))

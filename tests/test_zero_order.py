@@ -54,7 +54,7 @@ def exact(num_steps):
 
 
 def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def by_draw(tree):
@@ -102,7 +102,7 @@ def test_chunks_change_nothing():
 def test_pairs_are_antithetic(monkeypatch):
     def compute(loss):
         problem = dj.Problem(loss, lambda w, h, batch: loss(w, h, batch), optax.sgd(0.1))
-        method = dj.evolution_strategies(num_pairs=5, sigma=0.1)
+        method = dj.evolution_strategies(num_pairs=5, sigma=0.1, key=jax.random.key(0))
         run = dj.hypergradient(problem, num_steps=2, method=method)
         return jax.jit(run)(np.zeros(2), np.ones(2), np.ones(2), 1.0)
 
@@ -122,15 +122,24 @@ def test_a_new_key_compiles_nothing_and_draws_anew():
     assert not np.allclose(flat(first.grad), flat(second.grad))
 
 
-def test_key_of_the_call_and_the_fixed_one():
-    loss = lambda w, h, batch, *, key=None: inner_loss(w, h, batch)
-    problem = dj.Problem(loss, outer_loss, optax.sgd(0.3))
-    method = dj.evolution_strategies(num_pairs=2, sigma=0.1)
-    compute = jax.jit(dj.hypergradient(problem, num_steps=4, method=method))
-    run = lambda **key: flat(compute(HPARAMS, PARAMS, BATCHES, VALIDATION, **key).grad)
-    assert np.array_equal(run(), run())
-    first, second = run(key=jax.random.key(0)), run(key=jax.random.key(1))
-    assert not np.allclose(first, second) and not np.allclose(first, run())
+def test_key_of_the_call_or_of_the_method():
+    """The losses take no key: it is for the perturbations alone."""
+
+    def grad(own=None, of_call=None):
+        method = dj.evolution_strategies(num_pairs=2, sigma=0.1, key=own)
+        compute = dj.hypergradient(PROBLEM, num_steps=4, method=method)
+        return flat(compute(HPARAMS, PARAMS, BATCHES, VALIDATION, key=of_call).grad)
+
+    grad = jax.jit(grad)
+    keys = jax.random.split(jax.random.key(0), 2)
+    first, second = (grad(of_call=key) for key in keys)
+    assert not np.allclose(first, second)
+    assert np.array_equal(grad(own=keys[0]), grad(own=keys[0], of_call=keys[1]))
+    assert not np.allclose(grad(own=keys[0]), first)
+    with pytest.raises(
+        ValueError, match=r"evolution_strategies\(key=...\) inside .*call .* with key="
+    ):
+        grad()
 
 
 def test_it_cannot_be_differentiated_as_training():
@@ -141,7 +150,7 @@ def test_it_cannot_be_differentiated_as_training():
 
 def test_a_diverging_run_is_not_finite():
     problem = dj.Problem(inner_loss, outer_loss, optax.sgd(1e200))
-    method = dj.evolution_strategies(num_pairs=2, sigma=0.1)
+    method = dj.evolution_strategies(num_pairs=2, sigma=0.1, key=jax.random.key(0))
     compute = jax.jit(dj.hypergradient(problem, num_steps=4, method=method))
     assert not bool(compute(HPARAMS, PARAMS, BATCHES, VALIDATION).info.finite)
 

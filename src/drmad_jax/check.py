@@ -53,6 +53,20 @@ def check_key(where: str, key: object) -> None:
         raise TypeError(f"{where}: `key` must be a key such as jax.random.key(0), got {key!r}")
 
 
+def choose_key(where: str, own: Array | None, of_call: Array | None) -> Array:
+    """The key that a method draws from: its own, else the one of the call.
+
+    Raises:
+        ValueError: If there is neither. A fixed one would draw the same at every outer step.
+    """
+    if own is None and of_call is None:
+        raise ValueError(
+            f"{where}: no key to draw from: give {where}(key=...) inside your step function, a new "
+            "one for each outer step, or call the hypergradient with key=..."
+        )
+    return of_call if own is None else own
+
+
 def check_choice(where: str, name: str, value: object, choices: Sequence[object]) -> None:
     """Raises a `ValueError` unless `value` is one of `choices`."""
     if value not in choices:

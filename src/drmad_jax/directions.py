@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from drmad_jax import tree
+from drmad_jax.check import choose_key
 from drmad_jax.tangents import reshape_like, unit_directions
 from drmad_jax.unroll import Run
 
@@ -96,12 +97,4 @@ class RandomDirections:
         return jax.tree.unflatten(structure, drawn)
 
     def _key(self, run: Run) -> Array:
-        if self.key is not None:
-            return self.key
-        if run.key is None:
-            raise ValueError(
-                "forward_gradient: no key for the random directions: give forward_gradient(key=...)"
-                " inside your step function, a new one for each outer step, or call the "
-                "hypergradient with key=..."
-            )
-        return run.draw_key()
+        return choose_key("forward_gradient", self.key, None if run.key is None else run.draw_key())

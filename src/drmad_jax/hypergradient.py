@@ -58,7 +58,9 @@ def hypergradient(
         `hparams`: any pytree of floating-point arrays. `params`: initial weights. `inner_batches`:
         a pytree with leading axis T, or a callable pytree `step -> batch` such as `minibatches`.
         `outer_batch`: whatever the outer loss takes. `model_state`: initial model state. `key`:
-        key of the run; step t passes `jax.random.fold_in(key, t)` to the inner loss.
+        key of the run; step t passes `jax.random.fold_in(key, t)` to an inner loss (or a
+        composite's `predict`) that takes the keyword `key`, and methods that draw derive their own
+        from it.
 
     Raises:
         ValueError, TypeError: On arguments of the wrong kind, shape or dtype, when called.
@@ -263,7 +265,8 @@ def _estimate(method: Estimator, run: Run, outer_batch: PyTree) -> Hypergradient
         final, _ = forward_scan(step, state, [run.num_steps])
         return run.problem.outer(final.params, hparams, outer_batch, final.model_state), final
 
-    value, final, grad, info = method.estimate(evaluate, run.hparams, run.draw_key())
+    key = None if run.key is None else run.draw_key()
+    value, final, grad, info = method.estimate(evaluate, run.hparams, key)
     info = info._replace(finite=jnp.isfinite(value) & tree.all_finite(grad))
     return Hypergradient(value, tree.cast_like(grad, run.hparams), final.params, final, None, info)
 

@@ -79,13 +79,13 @@ class Estimator(Protocol):
     """
 
     def estimate(
-        self, evaluate: Evaluate, hparams: PyTree, key: Array
+        self, evaluate: Evaluate, hparams: PyTree, key: Array | None
     ) -> tuple[Float[Array, ""], TrainState, PyTree, Info]:
         """The outer loss, the final state, the hypergradient, and what happened.
 
         Args:
             evaluate: Trains from the start; `hparams -> (outer loss, final state)`.
             hparams: Where the gradient is wanted.
-            key: For whatever is drawn; a fixed one where the call had none.
+            key: For whatever is drawn; `None` where the call had none.
         """
         ...

@@ -1,6 +1,7 @@
 """What is optimised: the inner loss, the outer loss, the optimizer, and the state they share."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -54,7 +55,8 @@ class CompositeLoss:
         self, params: PyTree, hparams: PyTree, batch: PyTree, model_state: PyTree, key: Array | None
     ) -> tuple[PyTree, PyTree]:
         """The model's outputs and its new state (`None` where it has none)."""
-        result = self.predict(params, hparams, batch, **_optional(model_state, key))
+        given = _optional(self.predict, model_state, key)
+        result = self.predict(params, hparams, batch, **given)
         return (result, None) if model_state is None else result
 
 
@@ -107,8 +109,8 @@ class Problem:
 
     Args:
         inner_loss: `(params, hparams, batch) -> scalar`, or a `composite_loss`. If a call passes
-            `key`, it gets the keyword `key`, a fresh one for each step; if a call passes
-            `model_state`, it gets the keyword `model_state` and returns
+            `key` and the loss takes the keyword `key`, it gets a fresh one for each step; if a call
+            passes `model_state`, it gets the keyword `model_state` and returns
             `(scalar, new_model_state)`.
         outer_loss: `(params, hparams, batch) -> scalar`, with the keyword `model_state` where
             there is one.
@@ -166,14 +168,16 @@ class Problem:
         self, params: PyTree, hparams: PyTree, batch: PyTree, model_state: PyTree, key: Array | None
     ) -> tuple[Float[Array, ""], PyTree]:
         """The inner loss and the new model state (`None` where there is none)."""
-        result = self.inner_loss(params, hparams, batch, **_optional(model_state, key))
+        given = _optional(self.inner_loss, model_state, key)
+        result = self.inner_loss(params, hparams, batch, **given)
         return (result, None) if model_state is None else result
 
     def outer(
         self, params: PyTree, hparams: PyTree, batch: PyTree, model_state: PyTree
     ) -> Float[Array, ""]:
         """The outer loss."""
-        return self.outer_loss(params, hparams, batch, **_optional(model_state, None))
+        given = _optional(self.outer_loss, model_state, None)
+        return self.outer_loss(params, hparams, batch, **given)
 
 
 def init_state(
@@ -203,6 +207,22 @@ def init_state(
     return TrainState(params, opt_state, model_state, jnp.zeros((), jnp.int32))
 
 
-def _optional(model_state: PyTree, key: Array | None) -> dict[str, Any]:
+def _optional(function: Callable, model_state: PyTree, key: Array | None) -> dict[str, Any]:
+    """The keywords for a loss: those given, but a key only where the loss can take one."""
     given = {"model_state": model_state, "key": key}
-    return {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "key" in given and not _binds(function, given):
+        # The run may have a key for its method alone.
+        del given["key"]
+    return given
+
+
+def _binds(function: Callable, keywords: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None, None, None, **keywords)
+    except TypeError:
+        return False
+    except ValueError:
+        # Nothing is known of its signature.
+        return True
+    return True

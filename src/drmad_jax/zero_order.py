@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax.check import check_count, check_key, check_number
+from drmad_jax.check import check_count, check_key, check_number, choose_key
 from drmad_jax.method import Evaluate, Info
 from drmad_jax.problem import TrainState
 
@@ -23,10 +23,11 @@ class EvolutionStrategies:
     key: Array | None
 
     def estimate(
-        self, evaluate: Evaluate, hparams: PyTree, key: Array
+        self, evaluate: Evaluate, hparams: PyTree, key: Array | None
     ) -> tuple[Float[Array, ""], TrainState, PyTree, Info]:
         """Trains once as it is, and num_pairs times with each sign of a perturbation."""
-        keys = jax.random.split(key if self.key is None else self.key, self.num_pairs)
+        key = choose_key("evolution_strategies", self.key, key)
+        keys = jax.random.split(key, self.num_pairs)
         noise = lambda key: draw_noise(hparams, key, self.sigma)
 
         def difference(key):
@@ -56,9 +57,7 @@ def evolution_strategies(
             perturbations.
         key: Key of the perturbations, which may be traced: make the method inside the jitted outer
             step, with a new key each time, and nothing is compiled twice. If `None`, it comes from
-            the key with which the hypergradient is called. Without either it is a fixed one: the
-            perturbations are then the same at every outer step, and the hypergradients never leave
-            the space that n directions span.
+            the key with which the hypergradient is called.
 
     Cost:
         Memory: 2 · chunk_size training states and the activations of a step of each. Time: 2n + 1
@@ -71,7 +70,7 @@ def evolution_strategies(
         hence no smoothness. The cotangent norms in `info` are zero.
 
     Raises:
-        ValueError: If a count is below 1 or `sigma` not positive.
+        ValueError: If a count is below 1, `sigma` is not positive, or there is no key at all.
         TypeError: If they are no Python numbers, or `key` is no key.
 
     Example:
