@@ -62,8 +62,7 @@ def test_equals_unrolled(chain):
     assert relative_error(out.grad, oracle.grad) < TOLERANCE["float64"]
     assert relative_error(out.params, oracle.params) < TOLERANCE["float64"]
     assert bool(out.info.finite) and int(out.info.num_reverse_steps) == 0
-    assert jnp.allclose(out.info.cotangent_norm, oracle.info.cotangent_norm_at_end)
-    assert out.initial_params_grad is None
+    assert out.info.cotangent_norm is None and out.initial_params_grad is None
 
 
 @pytest.mark.slow

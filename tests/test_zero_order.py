@@ -88,6 +88,7 @@ def test_value_and_state_are_those_of_the_unperturbed_run():
     assert float(out.value) == pytest.approx(float(reference.value), rel=1e-12)
     assert np.allclose(out.params, reference.params, rtol=1e-12)
     assert int(out.state.step) == 4 and out.initial_params_grad is None
+    assert out.info.cotangent_norm is None and out.info.cotangent_norm_at_start is None
     assert jax.tree.map(jnp.shape, out.grad) == jax.tree.map(np.shape, HPARAMS)
 
 

@@ -50,10 +50,8 @@ class Forward:
         else:
             derivatives = contract(cotangent.state, trace)
         gradient, error = self.directions.gradient(run, derivatives)
-        norm = jnp.sqrt(tree.squared_norm(cotangent.state.params))
-        info = Info(jnp.array(True), jnp.array(0, jnp.int32), norm, norm, norm)
-        accumulated = tree.add(cotangent.hparams, gradient)
-        return cotangent._replace(hparams=accumulated), info._replace(standard_error=error)
+        info = Info(jnp.array(True), jnp.int32(0), standard_error=error)
+        return cotangent._replace(hparams=tree.add(cotangent.hparams, gradient)), info
 
     def reaches_start(self, run: Run) -> bool:
         """Never: tangents know nothing of the initial weights."""
@@ -92,8 +90,7 @@ def forward(*, chunk_size: int | None = None) -> Forward:
         Memory: N training states for N hyperparameter entries, or `chunk_size` of them, at any T.
         Time: each tangent costs about 1.5 trainings; each chunk also repeats the training itself.
     Bias:
-        Exact. There is no gradient with respect to the initial weights, and `info` has no norms
-        on the way back: its three norms are ‖∂E/∂w_T‖.
+        Exact. There is no gradient with respect to the initial weights.
 
     Raises:
         ValueError, TypeError: If `chunk_size` is no positive Python int.

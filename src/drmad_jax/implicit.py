@@ -66,9 +66,8 @@ class Implicit:
         rest = add_scaled(add_scaled(unit, -1, image), -self.damping, unit_x)
         residual_norm = _relative_norm(rest, unit)
         grad = jax.tree.map(lambda g, m: g - scale.astype(g.dtype) * m, cotangent.hparams, mixed)
-        norm = scale * jnp.sqrt(tree.squared_norm(unit))
         info = Info(
-            jnp.array(True), jnp.int32(0), norm, norm, norm, residual_norm, num_iterations=count
+            jnp.array(True), jnp.int32(0), residual_norm=residual_norm, num_iterations=count
         )
         return Cotangent(cotangent.state, grad), info
 

@@ -21,6 +21,7 @@ class Info(NamedTuple):
         num_reverse_steps: Reverse steps taken.
         cotangent_norm: Largest L2 norm of the weights' cotangent on the way back. Far above
             `cotangent_norm_at_end`, the path expands; the hypergradient is then not to be trusted.
+            `None`, as the next two, for methods that do not go back step by step.
         cotangent_norm_at_end: Its norm where the way back begins, ‖∂E/∂w_T‖.
         cotangent_norm_at_start: Its norm where the way back ends.
         residual_norm: Of a linear solve, relative to its right-hand side; `None` without one.
@@ -31,9 +32,9 @@ class Info(NamedTuple):
 
     finite: Bool[Array, ""]
     num_reverse_steps: Int[Array, ""]
-    cotangent_norm: Float[Array, ""]
-    cotangent_norm_at_end: Float[Array, ""]
-    cotangent_norm_at_start: Float[Array, ""]
+    cotangent_norm: Float[Array, ""] | None = None
+    cotangent_norm_at_end: Float[Array, ""] | None = None
+    cotangent_norm_at_start: Float[Array, ""] | None = None
     residual_norm: Float[Array, ""] | None = None
     num_iterations: Int[Array, ""] | None = None
     standard_error: PyTree = None

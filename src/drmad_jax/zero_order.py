@@ -37,8 +37,7 @@ class EvolutionStrategies:
         value, final = evaluate(hparams)
         differences = jax.lax.map(difference, keys, batch_size=self.chunk_size)
         grad, standard_error = mean_over_pairs(noise, keys, differences / (2 * self.sigma**2))
-        zero = jnp.zeros_like(value)
-        info = Info(jnp.array(True), jnp.int32(0), zero, zero, zero, standard_error=standard_error)
+        info = Info(jnp.array(True), jnp.int32(0), standard_error=standard_error)
         return value, final, grad, info
 
 
@@ -67,7 +66,7 @@ def evolution_strategies(
         E(λ). Noisy: the error of the whole, relative to the gradient's norm, is about
         √(number of hyperparameters / n); `info.standard_error` says it for each entry (infinite
         for n = 1, where it cannot be told). It sees every hyperparameter and needs no derivative,
-        hence no smoothness. The cotangent norms in `info` are zero.
+        hence no smoothness.
 
     Raises:
         ValueError: If a count is below 1, `sigma` is not positive, or there is no key at all.

@@ -13,6 +13,7 @@ from tiny import TINY, without_seconds
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError, RunFolderError, RunStopped
+from drmad_jax.experiments.plots import draw
 from drmad_jax.experiments.run import run
 
 NUM_STEPS = 40
@@ -48,6 +49,29 @@ def test_metrics_of_every_step_and_of_the_end(finished):
     assert all(reverse <= set(line) for line in lines[:-1])
     assert not reverse & set(lines[-1])
     assert lines[-1]["outer_loss"] < 0.95 * lines[0]["outer_loss"]
+
+
+DRAWING = [
+    {"name": "evolution_strategies", "num_pairs": 2, "sigma": 0.1},
+    {"name": "forward_gradient", "num_directions": 2},
+]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "implicit", "max_iterations": 3},
+        *(pytest.param(method, marks=pytest.mark.slow) for method in DRAWING),
+    ],
+    ids=lambda method: method["name"],
+)
+def test_methods_that_do_not_go_back_step_by_step_have_no_cotangent_norm(tiny, tmp_path, method):
+    summary = run(configs.parse(tiny | {"method": method}), tmp_path / "run", progress=False)
+    assert summary["status"] == "complete" and summary["num_outer_steps"] == 3
+    lines = without_seconds(tmp_path / "run")
+    assert all(line["hypergradient_norm"] > 0 for line in lines[:-1])
+    assert not any("cotangent_norm" in line for line in lines)
+    assert (tmp_path / "run" / "figures" / "curves.png") in draw(tmp_path / "run")
 
 
 def test_config_in_the_folder_is_the_resolved_one(finished, config):

@@ -102,7 +102,7 @@ class Method(Factory):
     """A section naming a hypergradient method of drmad_jax, such as `name = "drmad"`."""
 
     @classmethod
-    def choices(cls) -> dict[str, Callable[..., dj.Method]]:
+    def choices(cls) -> dict[str, Callable[..., dj.Method | dj.Estimator]]:
         """The public methods of drmad_jax."""
         functions = {name: value for name, value in vars(dj).items() if inspect.isfunction(value)}
         return {name: value for name, value in functions.items() if _makes_method(value)}
@@ -116,7 +116,7 @@ def _is_optimizer(name: str, value: object) -> bool:
 
 def _makes_method(function: Callable[..., Any]) -> bool:
     made = typing.get_type_hints(function).get("return")
-    return hasattr(made, "forward") and hasattr(made, "backward")
+    return hasattr(made, "backward") or hasattr(made, "estimate")
 
 
 def _check_options(

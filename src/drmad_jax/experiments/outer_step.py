@@ -73,9 +73,10 @@ def make_outer_step(
             "outer_loss": out.value,
             **task.evaluate(out.state, carry.hparams, data),
             "hypergradient_norm": optax.tree.norm(out.grad),
-            "cotangent_norm": out.info.cotangent_norm,
             "finite": out.info.finite,
         }
+        if out.info.cotangent_norm is not None:
+            metrics["cotangent_norm"] = out.info.cotangent_norm
         hparams, outer_state = outer_optimizer.update(out.grad, carry.outer_state, carry.hparams)
         return Carry(hparams, outer_state), metrics
 

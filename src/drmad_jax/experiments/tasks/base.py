@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
         inner_batches: Training batches, stacked or a callable pytree.
         outer_batch: What the outer loss is taken on.
         model_state: Initial model state, `None` for models without.
-        key: Key of the run's randomness, `None` for losses without.
+        key: Key of the run, for losses and for methods that draw.
     """
 
     params: PyTree

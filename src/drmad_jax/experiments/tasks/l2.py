@@ -60,7 +60,7 @@ class L2Task:
 
     def sample(self, key: Array, data: ImageSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
-        split_key, params_key, batch_key = jax.random.split(key, 3)
+        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         order = jax.random.permutation(split_key, self.config.data.num_train)
         num_valid = self.config.data.num_valid
         valid, train = (
@@ -70,7 +70,7 @@ class L2Task:
         log_scale = self.config.model.init_log_scale
         params = init_params(self._model, params_key, valid.images[:1], log_scale)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
-        return Inputs(params, batches, valid)
+        return Inputs(params, batches, valid, key=run_key)
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
