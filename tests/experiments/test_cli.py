@@ -83,6 +83,20 @@ def test_prepare(capsys):
     assert main(["prepare", "imagenet"]) == 1
 
 
+def test_methods_are_printed_or_written(tmp_path, capsys):
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("| method |") and "| `drmad()` |" in printed
+    path = tmp_path / "page.md"
+    path.write_text("before\n<!-- methods -->\nold\n<!-- end -->\nafter\n")
+    assert main(["methods", "--write", str(path)]) == 0
+    text = path.read_text()
+    assert text == f"before\n<!-- methods -->\n{printed}<!-- end -->\nafter\n"
+    path.write_text("no marks")
+    assert main(["methods", "--write", str(path)]) == 1
+    assert f"cannot write the table into {path}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["run"]])
 def test_wrong_words_are_exit_code_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:

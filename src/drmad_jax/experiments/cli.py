@@ -65,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="download and prepare a data set")
     prepare.add_argument("dataset", metavar="DATASET", help="mnist or fashion_mnist")
     prepare.set_defaults(command=_prepare)
+    methods = commands.add_parser("methods", help="print the table of methods")
+    methods.add_argument("--full", action="store_true", help="every column")
+    methods.add_argument(
+        "--write", type=Path, metavar="FILE", nargs="+",
+        help="write it into files instead, between <!-- methods --> (or <!-- methods in full -->) "
+        "and <!-- end -->",
+    )  # fmt: skip
+    methods.set_defaults(command=_methods)
     return parser
 
 
@@ -98,3 +106,19 @@ def _prepare(options: argparse.Namespace) -> None:
 
     folder = prepare(options.dataset)
     print(f"prepared {folder}" if folder else f"{options.dataset} is there, nothing to do")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments.files import write_text
+    from drmad_jax.methods_table import fill, table
+
+    if options.write is None:
+        print(table(full=options.full), end="")
+        return
+    for path in options.write:
+        try:
+            text = fill(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExperimentError(f"cannot write the table into {path}: {error}") from error
+        write_text(path, text)
+        print(path)

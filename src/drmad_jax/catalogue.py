@@ -1,0 +1,165 @@
+"""The catalogue of methods: what each costs, where it fails, and when to use it.
+
+`methods_table` prints it; what a method takes is asked of the method itself (`probes`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from math import log2, sqrt
+
+from drmad_jax.forward_mode import forward, forward_gradient
+from drmad_jax.implicit import implicit, one_step
+from drmad_jax.method import Estimator, Method
+from drmad_jax.methods import checkpointed, drmad, published_drmad, stored, truncated, unrolled
+from drmad_jax.probes import KINDS
+from drmad_jax.reversible import reversible
+from drmad_jax.zero_order import evolution_strategies
+
+_RATES = ("learning rates", "momenta")
+
+
+def _constant(num_steps: int) -> float:
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the table says about one method.
+
+    Tests hold what is declared here to the code: `exactness` to `unrolled()`, `growth` to compiled
+    programs, `steps` to counted batches, `wrong` to exact hypergradients.
+
+    Attributes:
+        factory: The public function that makes the method.
+        arguments: Its arguments as the table prints them.
+        example: One such method, at small numbers.
+        exactness: "exact", or how it errs.
+        memory: The memory law.
+        growth: Its part that depends on T, in training states.
+        cost: The cost of the way back.
+        steps: The same in steps at T, recomputed ones included; `None` where they cannot be
+            counted by the batches that they ask for.
+        when: When to use it.
+        wrong: Kinds of hyperparameters that it accepts and gets wrong.
+    """
+
+    factory: Callable[..., Method | Estimator]
+    arguments: str = ""
+    example: Method | Estimator
+    exactness: str
+    memory: str
+    growth: Callable[[int], float] = _constant
+    cost: str
+    steps: Callable[[int], float] | None = None
+    when: str
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def call(self) -> str:
+        """How the table prints the method, such as "drmad(knots=n)"."""
+        return f"{self.factory.__name__}({self.arguments})"
+
+    @property
+    def exact(self) -> bool:
+        """Whether it claims to equal `unrolled()` up to rounding."""
+        return self.exactness.startswith("exact")
+
+
+ENTRIES = (
+    Entry(
+        factory=drmad, example=drmad(),
+        exactness="biased by the line and by Gauss–Newton", wrong=_RATES,
+        memory="2 training states",
+        cost="T reverse steps, or S = `num_reverse_steps`", steps=lambda T: T,
+        when="many hyperparameters, long training: penalties, example weights",
+    ),
+    Entry(
+        factory=drmad, arguments="knots=n", example=drmad(knots=4),
+        exactness="less biased by the path", wrong=_RATES,
+        memory="n states",
+        cost="the same", steps=lambda T: T,
+        when="the line is too coarse",
+    ),
+    Entry(
+        factory=published_drmad, arguments="num_reverse_steps=S",
+        example=published_drmad(num_reverse_steps=2),
+        exactness="biased, may diverge", wrong=_RATES,
+        memory="2 states",
+        cost="S reverse steps", steps=lambda T: 2,
+        when="comparison with the paper",
+    ),
+    Entry(
+        factory=checkpointed, example=checkpointed(),
+        exactness="exact",
+        memory="~2√T states; `levels`, `budget`: down to 2 log₂ T", growth=lambda T: 2 * sqrt(T),
+        cost="T reverse steps, 1 training for each further level", steps=lambda T: 2 * T,
+        when="exact, learning rates and momenta included",
+    ),
+    Entry(
+        factory=reversible, example=reversible(),
+        exactness="exact, in fixed point",
+        # A state holds two 32-bit numbers for each weight, and γ is that of `KINDS`.
+        memory="log₂(1/γ) bits per weight and step",
+        growth=lambda T: T * log2(1 / KINDS["momenta"]) / 64,
+        cost="T reverse steps, 1 training", steps=lambda T: 2 * T,
+        when="very long training with `reversible_sgd`",
+    ),
+    Entry(
+        factory=stored, example=stored(),
+        exactness="exact",
+        memory="T states", growth=lambda T: T,
+        cost="T reverse steps", steps=lambda T: T,
+        when="short training",
+    ),
+    Entry(
+        factory=truncated, arguments="num_reverse_steps=K", example=truncated(num_reverse_steps=3),
+        exactness="biased: early steps are missing",
+        memory="K states",
+        cost="K reverse steps", steps=lambda T: 3,
+        when="the last steps decide",
+    ),
+    Entry(
+        factory=forward, example=forward(),
+        exactness="exact",
+        memory="one state per hyperparameter",
+        cost="~1.5 trainings per hyperparameter",
+        when="few hyperparameters",
+    ),
+    Entry(
+        factory=forward_gradient, arguments="num_directions=n",
+        example=forward_gradient(num_directions=2),
+        exactness="unbiased, noisy",
+        memory="n states",
+        cost="~1.5 n trainings",
+        when="in between",
+    ),
+    Entry(
+        factory=implicit, arguments="solver=…", example=implicit(),
+        exactness="biased off the optimum",
+        memory="1 state",
+        cost="products of a linear solve",
+        when="training converges",
+    ),
+    Entry(
+        factory=one_step, example=one_step(),
+        exactness="biased: greedy",
+        memory="1 state",
+        cost="1 reverse step", steps=lambda T: 1,
+        when="cheapest",
+    ),
+    Entry(
+        factory=evolution_strategies, arguments="num_pairs=n",
+        example=evolution_strategies(num_pairs=2, sigma=0.1),
+        exactness="unbiased for a smoothed loss",
+        memory="2n states",
+        cost="2n trainings",
+        when="nothing to differentiate",
+    ),
+    Entry(
+        factory=unrolled, example=unrolled(),
+        exactness="exact",
+        memory="all activations of T steps", growth=lambda T: T,
+        cost="T double-reverse steps",
+        when="the oracle in tests",
+    ),
+)  # fmt: skip

@@ -1,0 +1,83 @@
+"""The catalogue as a markdown table, printed or written into a text."""
+
+from drmad_jax.catalogue import ENTRIES, Entry
+from drmad_jax.probes import KINDS, OPTIMIZERS, seen_kinds, taken_optimizers, takes_model_state
+
+_MARKS = {"<!-- methods -->": False, "<!-- methods in full -->": True}
+_END = "<!-- end -->"
+
+
+def table(*, full: bool = False) -> str:
+    """The table in markdown.
+
+    Args:
+        full: A column for each kind of hyperparameter and for model state.
+
+    Returns:
+        Lines, the last one with its newline.
+    """
+    rows = [_row(entry, full) for entry in ENTRIES]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def fill(text: str) -> str:
+    """Replaces what stands between the marks of a text by the table.
+
+    Args:
+        text: A text with `<!-- methods -->` (the table of the README) or `<!-- methods in full -->`
+            on one line, and `<!-- end -->` on a later one.
+
+    Returns:
+        The text with the table as it is now.
+
+    Raises:
+        ValueError: If the marks are missing.
+    """
+    found = [mark for mark in _MARKS if f"{mark}\n" in text]
+    for mark in found:
+        before, _, rest = text.partition(f"{mark}\n")
+        _, end, after = rest.partition(_END)
+        if not end:
+            raise ValueError(f"no {_END} after {mark}")
+        text = f"{before}{mark}\n{table(full=_MARKS[mark])}{end}{after}"
+    if not found:
+        raise ValueError(f"none of {', '.join(_MARKS)} stands on a line of its own")
+    return text
+
+
+def _row(entry: Entry, full: bool) -> dict[str, str]:
+    """The cells of one line, by the head of their column."""
+    sees, optimizers = seen_kinds(entry.example), taken_optimizers(entry.example)
+    row = {
+        "method": f"`{entry.call}`",
+        "exact?": entry.exactness,
+        "memory": entry.memory,
+        "cost of the way back": entry.cost,
+    }
+    if full:
+        seen = lambda kind: "wrong" if kind in entry.wrong else _yes(kind in sees)
+        row |= {kind: seen(kind) for kind in KINDS}
+    else:
+        row["hyperparameters"] = _in_short(sees, entry.wrong)
+    row["optimizers"] = "any" if set(optimizers) == set(OPTIMIZERS) else ", ".join(optimizers)
+    if full:
+        row["model state"] = _yes(takes_model_state(entry.example))
+    return row | {"when": entry.when}
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _in_short(sees: tuple[str, ...], wrong: tuple[str, ...]) -> str:
+    """Which hyperparameters, in a few words."""
+    right, unseen = [k for k in sees if k not in wrong], [k for k in KINDS if k not in sees]
+    if len(right) <= len(KINDS) // 2:
+        return ", ".join(right)
+    notes = ["all"]
+    if unseen:
+        notes.append(f"not {', '.join(unseen)}")
+    if wrong:
+        notes.append(f"wrong for {', '.join(wrong)}")
+    return "; ".join(notes)
