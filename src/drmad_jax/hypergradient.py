@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, PyTree
 from drmad_jax import tree
 from drmad_jax.batches import batch_at
 from drmad_jax.check import check_batches, check_count, check_inexact, check_scalar
+from drmad_jax.implicit import Implicit
 from drmad_jax.method import Estimator, Info, Method
 from drmad_jax.methods import drmad
+from drmad_jax.optimizer_check import warn_of_infinite_slope
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.reverse import Unrolled
 from drmad_jax.seen import unused_leaves
@@ -65,6 +67,10 @@ def hypergradient(
     Raises:
         ValueError, TypeError: On arguments of the wrong kind, shape or dtype, when called.
 
+    Warns:
+        UserWarning: If the method differentiates the optimizer, and that has no finite derivative
+            where a gradient is exactly zero (`optax.adam` without `eps_root`).
+
     Example:
         >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
         >>> loss = lambda w, l2, x: jnp.sum((w - x) ** 2) + l2 * jnp.sum(w**2)
@@ -92,6 +98,8 @@ def hypergradient(
         if isinstance(method, Estimator):
             return _estimate(method, run, outer_batch)
         _refuse_unseen(method, run, state, outer_batch)
+        if not isinstance(method, Implicit):
+            warn_of_infinite_slope(problem, hparams, state.params)
         final, trace = method.forward(run, state)
         value, cotangent = outer_cotangent(problem, final, hparams, outer_batch)
         cotangent, info = method.backward(run, trace, cotangent)
@@ -178,10 +186,12 @@ def train(
         key: Array | None = None,
     ) -> TrainState:
         hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
+        if not isinstance(method, Implicit):
+            warn_of_infinite_slope(problem, hparams, jax.eval_shape(run.start, hparams).params)
         if isinstance(method, Unrolled):
             return plain(hparams, params, inner_batches, model_state, key)
         inner_batches = _constant("inner_batches", inner_batches)
-        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
         if not method.reaches_start(run):
             params = _constant("params", params)
             model_state = _constant("model_state", model_state)
