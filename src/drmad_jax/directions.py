@@ -1,17 +1,16 @@
 """The directions of hyperparameter space along which forward mode differentiates training."""
 
 import dataclasses
-import math
 from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from drmad_jax import tree
 from drmad_jax.check import choose_key
 from drmad_jax.tangents import reshape_like, unit_directions
 from drmad_jax.unroll import Run
+from drmad_jax.weighted_mean import weighted_mean
 
 Distribution = Literal["rademacher", "normal"]
 DISTRIBUTIONS = ("rademacher", "normal")
@@ -75,19 +74,8 @@ class RandomDirections:
 
     def gradient(self, run: Run, derivatives: Float[Array, " n"]) -> tuple[PyTree, PyTree]:
         """The mean of (dE/dλ · u) u, and the standard error of that mean."""
-        n = self.num_directions
-
-        def statistics(directions):
-            wide = directions.astype(tree.accumulation_dtype(directions.dtype))
-            samples = jax.vmap(jnp.multiply)(derivatives.astype(wide.dtype), wide)
-            mean = jnp.mean(samples, axis=0)
-            if n == 1:
-                return mean, jnp.full_like(mean, jnp.inf)
-            return mean, jnp.std(samples, axis=0, ddof=1) / math.sqrt(n)
-
-        drawn, structure = jax.tree.flatten(self.at(run, jnp.arange(n, dtype=jnp.int32)))
-        means, errors = zip(*map(statistics, drawn), strict=True)
-        return jax.tree.unflatten(structure, means), jax.tree.unflatten(structure, errors)
+        indices = jnp.arange(self.num_directions, dtype=jnp.int32)
+        return weighted_mean(lambda index: self._direction(run, index), indices, derivatives)
 
     def _direction(self, run: Run, index: Int[Array, ""]) -> PyTree:
         draw = jax.random.rademacher if self.distribution == "rademacher" else jax.random.normal

@@ -12,7 +12,8 @@ from drmad_jax import tree
 from drmad_jax.check import check_batches, check_count, check_inexact, check_number
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.unroll import Run, forward_scan
-from drmad_jax.zero_order import both_signs, draw_noise, mean_over_pairs
+from drmad_jax.weighted_mean import weighted_mean
+from drmad_jax.zero_order import both_signs, draw_noise
 
 
 class ParticleState(NamedTuple):
@@ -199,7 +200,7 @@ class _Windows:
         self, hparams: PyTree, accumulated: PyTree, losses: Float[Array, "pairs 2"]
     ) -> ParticleInfo:
         slopes = (losses[:, 0] - losses[:, 1]) / (2 * self.sigma**2)
-        grad, standard_error = mean_over_pairs(lambda noise: noise, accumulated, slopes)
+        grad, standard_error = weighted_mean(lambda noise: noise, accumulated, slopes)
         value = jnp.mean(losses)
         finite = jnp.isfinite(value) & tree.all_finite(grad)
         return ParticleInfo(value, tree.cast_like(grad, hparams), standard_error, finite)

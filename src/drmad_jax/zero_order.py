@@ -1,16 +1,15 @@
 """Evolution strategies: the hypergradient from the outer losses of whole runs alone."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax import tree
 from drmad_jax.check import check_count, check_key, check_number, choose_key
 from drmad_jax.method import Evaluate, Info
 from drmad_jax.problem import TrainState
+from drmad_jax.weighted_mean import weighted_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class EvolutionStrategies:
 
         value, final = evaluate(hparams)
         differences = jax.lax.map(difference, keys, batch_size=self.chunk_size)
-        grad, standard_error = mean_over_pairs(noise, keys, differences / (2 * self.sigma**2))
+        grad, standard_error = weighted_mean(noise, keys, differences / (2 * self.sigma**2))
         info = Info(jnp.array(True), jnp.int32(0), standard_error=standard_error)
         return value, final, grad, info
 
@@ -104,40 +103,3 @@ def draw_noise(like: PyTree, key: Array, sigma: float) -> PyTree:
 def both_signs(hparams: PyTree, noise: PyTree) -> PyTree:
     """λ + ε and λ − ε, stacked."""
     return jax.tree.map(lambda h, e: jnp.stack([h + e, h - e]), hparams, noise)
-
-
-def mean_over_pairs(
-    noise: Callable[[PyTree], PyTree], pairs: PyTree, slopes: Float[Array, " n"]
-) -> tuple[PyTree, PyTree]:
-    """The mean of slopeᵢ · noise(pairᵢ) over i, and its standard error.
-
-    Args:
-        noise: From an entry of `pairs` to its perturbation.
-        pairs: A pytree with leading axis n.
-        slopes: What each perturbation is multiplied with.
-
-    Returns:
-        Two pytrees like a perturbation, in at least float32; the second infinite for n = 1.
-    """
-    count = slopes.shape[0]
-    shapes = jax.eval_shape(noise, jax.tree.map(lambda x: x[0], pairs))
-    zeros = jax.tree.map(lambda e: jnp.zeros(e.shape, tree.accumulation_dtype(e.dtype)), shapes)
-
-    def add(carry: tuple, entry: tuple) -> tuple[tuple, None]:
-        # Welford's running mean and sum of squared deviations: one perturbation at a time, and no
-        # difference of large squares.
-        mean, squares = carry
-        pair, slope, number = entry
-        sample = jax.tree.map(
-            lambda e, m: e.astype(m.dtype) * slope.astype(m.dtype), noise(pair), mean
-        )
-        before = jax.tree.map(jnp.subtract, sample, mean)
-        mean = jax.tree.map(lambda m, d: m + d / number.astype(m.dtype), mean, before)
-        after = jax.tree.map(jnp.subtract, sample, mean)
-        return (mean, jax.tree.map(lambda s, b, a: s + b * a, squares, before, after)), None
-
-    numbers = jnp.arange(1, count + 1, dtype=jnp.int32)
-    (mean, squares), _ = jax.lax.scan(add, (zeros, zeros), (pairs, slopes, numbers))
-    if count == 1:
-        return mean, jax.tree.map(lambda s: jnp.full_like(s, jnp.inf), squares)
-    return mean, jax.tree.map(lambda s: jnp.sqrt(s / (count * (count - 1))), squares)
