@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax.check import check_choice
+from drmad_jax.check import check_choice, check_number
 
 Rule = Literal["sign", "raw", "cosine"]
 Granularity = Literal["parameter", "tensor", "scalar"]
@@ -88,15 +88,22 @@ class Adaptation:
 
 def adaptation(
     where: str,
-    *,
     init: float,
     log_step: float,
     rule: Rule,
     granularity: Granularity,
-    min_value: float,
-    max_value: float,
+    *,
+    bounds: tuple[float, float],
 ) -> Adaptation:
     """Checks the options that `online_learning_rates` and `online_penalties` share.
+
+    Args:
+        where: The function to name in errors.
+        init: The first value.
+        log_step: Step of the values' logs.
+        rule: What is done with the hypergradient.
+        granularity: How many entries share a value.
+        bounds: Their `min_value` and `max_value`.
 
     Raises:
         TypeError: If a number is no Python number.
@@ -105,12 +112,10 @@ def adaptation(
     """
     check_choice(where, "rule", rule, RULES)
     check_choice(where, "granularity", granularity, GRANULARITIES)
+    min_value, max_value = bounds
     numbers = {"init": init, "log_step": log_step, "min_value": min_value, "max_value": max_value}
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(
-                f"{where}: `{name}` must be a Python number, got {type(value).__name__} {value!r}"
-            )
+        check_number(where, name, value)
     if not 0 < min_value <= init <= max_value:
         raise ValueError(
             f"{where}: needs 0 < `min_value` <= `init` <= `max_value`, "
@@ -118,8 +123,8 @@ def adaptation(
         )
     if not log_step > 0:
         raise ValueError(f"{where}: `log_step` must be positive, got {log_step}")
-    bounds = (math.log(min_value), math.log(max_value))
-    return Adaptation(math.log(init), log_step, rule, granularity, bounds)
+    log_bounds = (math.log(min_value), math.log(max_value))
+    return Adaptation(math.log(init), log_step, rule, granularity, log_bounds)
 
 
 def _widen(x: Array) -> Array:

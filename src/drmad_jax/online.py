@@ -69,15 +69,8 @@ def online_learning_rates(
         >>> [round(float(rate), 4) for rate in state[1].values]  # 0.1 · exp(0.5)
         [0.1649, 0.1649]
     """
-    rates = adaptation(
-        "online_learning_rates",
-        init=init,
-        log_step=log_step,
-        rule=rule,
-        granularity=granularity,
-        min_value=min_value,
-        max_value=max_value,
-    )
+    bounds = min_value, max_value
+    rates = adaptation("online_learning_rates", init, log_step, rule, granularity, bounds=bounds)
     direction = optax.identity() if direction is None else direction
     _check_transformation("online_learning_rates", "direction", direction)
     transform = optax.with_extra_args_support(direction)
@@ -164,15 +157,8 @@ def online_penalties(
         >>> round(float(state.values[0]), 4)  # w overshoots 1, so the penalty grows
         0.1649
     """
-    penalties = adaptation(
-        "online_penalties",
-        init=init,
-        log_step=log_step,
-        rule=rule,
-        granularity=granularity,
-        min_value=min_value,
-        max_value=max_value,
-    )
+    bounds = min_value, max_value
+    penalties = adaptation("online_penalties", init, log_step, rule, granularity, bounds=bounds)
     _check_transformation("online_penalties", "optimizer", optimizer)
     transform = optax.with_extra_args_support(optimizer)
 
