@@ -6,7 +6,7 @@ forward over reverse (MixFlow-MG, arXiv 2505.00793), instead of reverse over rev
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ from jaxtyping import Array, PyTree
 from drmad_jax import tree
 from drmad_jax.problem import CompositeLoss, Problem
 
-Curvature = Literal["hessian", "gauss_newton"]
+Curvature = Literal["hessian", "gauss_newton", "filtered_hessian"]
 CURVATURES = ("hessian", "gauss_newton")
+# What single reverse steps can take besides: not linear, hence nothing for a linear solve.
+STEP_CURVATURES = (*CURVATURES, "filtered_hessian")
 
 # (params, hparams, model_state, batch, key) -> (gradient, (loss, new_model_state))
 Gradient = Callable[[PyTree, PyTree, PyTree, PyTree, Array | None], tuple[PyTree, tuple]]
@@ -27,7 +29,7 @@ def resolve_curvature(problem: Problem, curvature: str) -> Curvature:
 
     Args:
         problem: The problem whose inner loss decides.
-        curvature: "auto", "hessian" or "gauss_newton".
+        curvature: "auto", "hessian", "gauss_newton" or "filtered_hessian".
 
     Returns:
         "gauss_newton" for "auto" on a `composite_loss`, "hessian" for "auto" on any other.
@@ -44,9 +46,11 @@ def resolve_curvature(problem: Problem, curvature: str) -> Curvature:
             "write inner_loss=drmad_jax.composite_loss(predict, criterion, penalty), "
             'or use curvature="hessian"'
         )
-    if curvature == "hessian" or curvature == "gauss_newton":
-        return curvature
-    raise ValueError(f'`curvature` must be "auto" or one of {CURVATURES}, got {curvature!r}')
+    if curvature not in STEP_CURVATURES:
+        raise ValueError(
+            f'`curvature` must be "auto" or one of {STEP_CURVATURES}, got {curvature!r}'
+        )
+    return cast(Curvature, curvature)
 
 
 def inner_gradient(problem: Problem, curvature: Curvature | None) -> Gradient:
@@ -55,8 +59,9 @@ def inner_gradient(problem: Problem, curvature: Curvature | None) -> Gradient:
     Args:
         problem: The problem whose inner loss is differentiated.
         curvature: What stands for ∂g/∂w in reverse mode: "hessian" (exact) or "gauss_newton"
-            (positive semi-definite; the mixed term stays exact). `None` leaves plain JAX
-            differentiation, the only choice that forward mode can use.
+            (positive semi-definite; the mixed term stays exact), or "filtered_hessian" (exact, and
+            left out where vᵀHv < 0). `None` leaves plain JAX differentiation, the only choice
+            that forward mode can use.
 
     Returns:
         `(params, hparams, model_state, batch, key) -> (gradient, (loss, new_model_state))`.
@@ -77,7 +82,11 @@ def inner_gradient(problem: Problem, curvature: Curvature | None) -> Gradient:
 
     if curvature is None:
         return plain
-    product = {"hessian": _hessian_product, "gauss_newton": _gauss_newton_product}[curvature]
+    product = {
+        "hessian": _hessian_product,
+        "gauss_newton": _gauss_newton_product,
+        "filtered_hessian": _filtered_hessian_product,
+    }[curvature]
 
     def forward(*inputs):
         return plain(*inputs), inputs
@@ -113,6 +122,21 @@ def _hessian_product(problem: Problem, inputs: tuple, v: PyTree, v_loss: Array, 
 
     one = (jnp.ones_like(v_loss), tree.zeros_like(v_state))
     return jax.jvp(pullback, (params, one), (v, (v_loss, v_state)))[1]
+
+
+def _filtered_hessian_product(
+    problem: Problem, inputs: tuple, v: PyTree, v_loss: Array, v_state: PyTree
+):
+    """The Hessian product without H v where vᵀHv < 0: such a step would expand the cotangent."""
+    # What comes back through the model state is no curvature. (Through the loss value, too, but
+    # optimizers that read it are too rare for a second pass.)
+    curved, *mixed = _hessian_product(problem, inputs, v, v_loss, tree.zeros_like(v_state))
+    slope = sum(jnp.sum(a * b) for a, b in zip(*map(jax.tree.leaves, (v, curved)), strict=True))
+    kept = jax.tree.map(lambda x: jnp.where(slope < 0, jnp.zeros_like(x), x), curved)
+    if not jax.tree.leaves(v_state):
+        return (kept, *mixed)
+    v, v_loss = tree.zeros_like((v, v_loss))
+    return tree.add((kept, *mixed), _hessian_product(problem, inputs, v, v_loss, v_state))
 
 
 def _gauss_newton_product(
@@ -160,6 +184,88 @@ def _gauss_newton_product(
     for term in terms:
         d_hparams = tree.add(d_hparams, term)
     return d_params, d_hparams, d_state
+
+
+class CurvatureOperator(NamedTuple):
+    """The curvature at one point, ready for many products: what they share is computed once.
+
+    Attributes:
+        grads: The gradient there, like the weights.
+        product: v ↦ Bv, like the weights.
+        mixed: v ↦ (∂²L/∂λ∂w)ᵀv, like the hyperparameters; exact whatever the curvature.
+    """
+
+    grads: PyTree
+    product: Callable[[PyTree], PyTree]
+    mixed: Callable[[PyTree], PyTree]
+
+
+def curvature_operator(
+    problem: Problem,
+    curvature: Curvature,
+    params: PyTree,
+    hparams: PyTree,
+    batch: PyTree,
+    *,
+    model_state: PyTree = None,
+    key: Array | None = None,
+) -> CurvatureOperator:
+    """Linearises the gradient of the inner loss once, for many products at the same weights.
+
+    Args:
+        problem: The problem whose inner loss is meant.
+        curvature: "hessian" or "gauss_newton".
+        params: Where the curvature is taken.
+        hparams: Hyperparameters.
+        batch: One inner batch.
+        model_state: Model state, where there is one.
+        key: Key of that step, where the inner loss takes one.
+
+    Returns:
+        A `CurvatureOperator`; its functions hold what they share.
+
+    Example:
+        >>> import drmad_jax as dj, jax.numpy as jnp, optax
+        >>> from drmad_jax.gradient import curvature_operator
+        >>> loss = lambda w, h, x: h * jnp.sum(w**2)
+        >>> problem = dj.Problem(loss, loss, optax.sgd(0.1))
+        >>> operator = curvature_operator(problem, "hessian", jnp.ones(2), jnp.float32(3), None)
+        >>> operator.product(jnp.array([1.0, 0.0])).tolist()
+        [6.0, 0.0]
+    """
+
+    def loss(p, h):
+        return problem.inner(p, h, batch, model_state, key)[0]
+
+    def both(p):
+        return jax.grad(loss, argnums=(0, 1))(p, hparams)
+
+    (grads, _), push = jax.linearize(both, params)
+    product = lambda v: push(v)[0]
+    if curvature == "gauss_newton":
+        product = _gauss_newton_operator(problem, params, hparams, batch, model_state, key)
+    return CurvatureOperator(grads, product, lambda v: push(v)[1])
+
+
+def _gauss_newton_operator(
+    problem: Problem,
+    params: PyTree,
+    hparams: PyTree,
+    batch: PyTree,
+    model_state: PyTree,
+    key: Array | None,
+) -> Callable[[PyTree], PyTree]:
+    loss: CompositeLoss = problem.inner_loss  # type: ignore[assignment]
+    predict = lambda p: loss.outputs(p, hparams, batch, model_state, key)[0]
+    outputs, push = jax.linearize(predict, params)
+    pull = jax.linear_transpose(push, params)
+    criterion = jax.grad(lambda o: loss.criterion(o, hparams, batch))
+    curve = jax.linearize(criterion, outputs)[1]
+    if loss.penalty is None:
+        return lambda v: pull(curve(push(v)))[0]
+    penalise = jax.linearize(jax.grad(loss.penalty), params, hparams)[1]
+    fixed = tree.zeros_like(hparams)
+    return lambda v: tree.add(pull(curve(push(v)))[0], penalise(v, fixed))
 
 
 def curvature_product(

@@ -24,6 +24,10 @@ class Info(NamedTuple):
             `None`, as the next two, for methods that do not go back step by step.
         cotangent_norm_at_end: Its norm where the way back begins, ‖∂E/∂w_T‖.
         cotangent_norm_at_start: Its norm where the way back ends.
+        cotangent_norm_profile: Its norm in each of 32 equal parts of training, shape (32,), NaN in
+            parts that were not visited.
+        expanded: Whether the norm outgrew ten times its value at the end: the path expands where
+            training did not.
         residual_norm: Of a linear solve, relative to its right-hand side; `None` without one.
         num_iterations: Of a linear solve; `None` without one.
         standard_error: Of each entry of a stochastic estimate, like the hypergradient; `None` for
@@ -35,6 +39,8 @@ class Info(NamedTuple):
     cotangent_norm: Float[Array, ""] | None = None
     cotangent_norm_at_end: Float[Array, ""] | None = None
     cotangent_norm_at_start: Float[Array, ""] | None = None
+    cotangent_norm_profile: Float[Array, "32"] | None = None
+    expanded: Bool[Array, ""] | None = None
     residual_norm: Float[Array, ""] | None = None
     num_iterations: Int[Array, ""] | None = None
     standard_error: PyTree = None

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from drmad_jax.check import check_choice, check_count
-from drmad_jax.gradient import CURVATURES
+from drmad_jax.gradient import STEP_CURVATURES
+from drmad_jax.guard import ON_EXPANSION, OnExpansion
 from drmad_jax.paths import Frozen, Interpolated, Path, Recomputed
 from drmad_jax.paths.interpolated import StateOnPath
 from drmad_jax.reverse import Reverse, Unrolled
@@ -15,6 +16,7 @@ from drmad_jax.visits import (
     MeasuredStride,
     PublishedStride,
     ReverseSteps,
+    Segments,
     Spacing,
     Stride,
     Weighting,
@@ -106,10 +108,14 @@ def drmad(
     knots: int | Sequence[int] = 2,
     curvature: str = "auto",
     num_reverse_steps: int | MeasuredStride | None = None,
+    num_segments: int | None = None,
+    num_products: int = 10,
+    batches_per_product: int = 10,
     spacing: Spacing = "dense",
     weighting: Weighting = "count",
     optimizer_state: StateOnPath = "auto",
     batches: Literal["original", "fresh"] = "original",
+    on_expansion: OnExpansion = "continue",
 ) -> Reverse:
     """Approximate: training is remembered by its two ends (and knots), w_t stands on the line.
 
@@ -120,28 +126,42 @@ def drmad(
     Args:
         knots: 2 for the line; n knots at T(k/(n−1))²; or the knots' steps, increasing from 0 to T.
             T + 1 knots are the true trajectory.
-        curvature: "gauss_newton", "hessian", or "auto": Gauss–Newton for a `composite_loss`, the
-            Hessian for any other loss.
+        curvature: "gauss_newton"; "hessian"; "filtered_hessian", which leaves the Hessian product
+            out of single steps where it would expand the cotangent; or "auto": Gauss–Newton for a
+            `composite_loss`, for any other loss the Hessian, filtered in single steps. Of either,
+            segments take the positive part.
         num_reverse_steps: Number S of visited steps; `None` for all T; or
             `measured_steps(cap=…)`, which sets S from the length of the path.
-        spacing: Of visited steps: "dense" near the end of training, or "even".
+        num_segments: Instead of single steps, the whole path in this many segments: the reverse
+            pass of each is a linear flow, taken at once by Lanczos (see `Segments`).
+        num_products: Curvature products in each segment.
+        batches_per_product: Inner batches, spread over the segment, that each product averages.
+        spacing: Of visited steps or segments: "dense" near the end of training, or "even".
         weighting: "count" adds each visited step's term as often as it stands for a step; "none"
             adds it once, as published, and the hypergradient shrinks by about S/T.
         optimizer_state: What stands for the optimizer's and the model's state on the path:
             "final", "interpolated", or "auto": final on the line, interpolated on knots.
         batches: On the way back the "original" batches of each step, or "fresh" ones.
+        on_expansion: What to do once the cotangent's norm exceeds ten times its norm at the end
+            (the path expands where training did not): "continue" and report it as
+            `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
 
     Cost:
         Memory: one training state for each knot (and 4 bytes a step for each counter in the
-        optimizer state). Reverse pass: S reverse steps.
+        optimizer state); with segments also `num_products` + 4 vectors like the weights, and the
+        activations of `batches_per_product` batches. Reverse pass: S reverse steps; or
+        `num_segments` · `num_products` curvature products, whatever T is.
     Bias:
-        Biased unless knots = T + 1 with the Hessian. The mixed terms are taken on the line, and
-        Gauss–Newton leaves out the model's own curvature. Hypergradients of learning rates and
+        Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
+        line, and Gauss–Newton leaves out the model's own curvature. Segments also take the
+        optimizer's answer to the gradient as immediate, leave out negative curvature, and pass over
+        a cotangent of the optimizer's state (`train`). Hypergradients of learning rates and
         momenta need the true velocity and are wrong here, sign errors included: use
         `checkpointed`. With the Hessian it may diverge: look at `info.cotangent_norm`.
 
     Raises:
-        ValueError: On knots that do not increase from 0, a count below 1, or an unknown name.
+        ValueError: On knots that do not increase from 0, a count below 1, an unknown name, or
+            options of single steps together with `num_segments`.
 
     Example:
         >>> import drmad_jax as dj
@@ -153,9 +173,17 @@ def drmad(
     choices = ("auto", "final", "interpolated")
     check_choice("drmad", "optimizer_state", optimizer_state, choices)
     check_choice("drmad", "batches", batches, ("original", "fresh"))
-    steps = _reverse_steps(num_reverse_steps, spacing, weighting)
+    check_choice("drmad", "on_expansion", on_expansion, ON_EXPANSION)
+    check_count("drmad", "num_products", num_products)
+    check_count("drmad", "batches_per_product", batches_per_product)
+    if num_segments is None:
+        steps = _reverse_steps(num_reverse_steps, spacing, weighting)
+    else:
+        _check_segments(num_segments, num_reverse_steps, weighting, curvature)
+        steps = Segments(num_segments, num_products, batches_per_product, spacing)
     method = _reverse(Interpolated(_knots(knots), optimizer_state), curvature, steps)
-    return dataclasses.replace(method, fresh_batches=batches == "fresh")
+    fresh = batches == "fresh"
+    return dataclasses.replace(method, fresh_batches=fresh, on_expansion=on_expansion)
 
 
 def measured_steps(*, cap: int, multiplier: float = 1.0, early: int = 10) -> MeasuredStride:
@@ -271,8 +299,26 @@ def truncated(
 
 
 def _reverse(path: Path, curvature: str, steps: ReverseSteps) -> Reverse:
-    check_choice("method", "curvature", curvature, ("auto", *CURVATURES))
+    check_choice("method", "curvature", curvature, ("auto", *STEP_CURVATURES))
     return Reverse(path, curvature, steps)
+
+
+def _check_segments(
+    count: int, num_reverse_steps: object, weighting: Weighting, curvature: str
+) -> None:
+    check_count("drmad", "num_segments", count)
+    if num_reverse_steps is not None:
+        raise ValueError(
+            "drmad: give `num_segments` (whole segments at once) or `num_reverse_steps` (single "
+            "steps), not both"
+        )
+    if weighting != "count":
+        raise ValueError('drmad: `num_segments` stand for all their steps: leave weighting="count"')
+    if curvature == "filtered_hessian":
+        raise ValueError(
+            'drmad: `num_segments` take the positive part of the curvature; "filtered_hessian" is '
+            'for single steps: use curvature="auto"'
+        )
 
 
 def _reverse_steps(

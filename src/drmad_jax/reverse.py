@@ -1,6 +1,7 @@
 """The reverse pass: any path, any curvature, any visits; and JAX's own as the oracle."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
-from drmad_jax.gradient import resolve_curvature
+from drmad_jax.gradient import Curvature, resolve_curvature
+from drmad_jax.guard import OnExpansion, guarded, start_guard
 from drmad_jax.method import Info
-from drmad_jax.paths import Frozen, Path
+from drmad_jax.paths import Frozen, Interpolated, Path
 from drmad_jax.problem import TrainState
-from drmad_jax.step import Cotangent
+from drmad_jax.segment import segment_step, settle
+from drmad_jax.step import Cotangent, ReverseInfo
 from drmad_jax.unroll import Run, forward_scan
-from drmad_jax.visits import LastSteps, MeasuredStride, ReverseSteps
+from drmad_jax.visits import LastSteps, MeasuredStride, ReverseSteps, Segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,43 +30,60 @@ class Reverse:
         curvature: "auto", "hessian" or "gauss_newton".
         steps: Which steps are visited.
         fresh_batches: Whether the way back draws other batches than the way there.
+        on_expansion: What to do when the cotangent outgrows the one that the way back began with.
     """
 
     path: Path
     curvature: str
     steps: ReverseSteps
     fresh_batches: bool = False
+    on_expansion: OnExpansion = "continue"
 
     def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
         """Trains, remembering what the path needs."""
-        resolve_curvature(run.problem, self.curvature)
+        self._curvature(run)
+        if self.on_expansion == "gauss_newton":
+            resolve_curvature(run.problem, "gauss_newton")
         if self.fresh_batches and not callable(run.inner_batches):
             raise ValueError(
                 'batches="fresh" needs `inner_batches` that can make more of them, such as '
                 "drmad_jax.minibatches(data, batch_size, key); got stacked batches"
             )
         final, trace = self.path.forward(run, state, self.steps(run.num_steps))
-        return final, (trace, self._measured_count(run, state, final))
+        return final, (trace, final, self._measured_count(run, state, final))
 
     def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
         """The reverse scan over the path's visits."""
-        curvature = resolve_curvature(run.problem, self.curvature)
         run = dataclasses.replace(run, fresh_batches=self.fresh_batches)
-        trace, count = trace
+        trace, final, count = trace
         visits = self.steps(run.num_steps)
         if isinstance(self.steps, MeasuredStride):
             visits = self.steps.spread(run.num_steps, count)
-        at_end = jnp.sqrt(tree.squared_norm(cotangent.state.params))
+        if isinstance(self.steps, Segments):
+            cotangent = settle(run, final, cotangent)
+        visit = guarded(functools.partial(self._take, run), self.on_expansion)
+        carry = (cotangent, start_guard(cotangent, run.num_steps))
+        cotangent, guard = self.path.backward(run, trace, visit, carry, visits)
+        return cotangent, guard.info()
 
-        def visit(carry, state, weight):
-            cotangent, _, largest = carry
-            cotangent, info = run.reverse_step(state, cotangent, curvature=curvature, weight=weight)
-            return cotangent, info.cotangent_norm, jnp.maximum(largest, info.cotangent_norm)
+    def _take(
+        self, run: Run, state: TrainState, cotangent: Cotangent, weight: PyTree, *, safe: bool
+    ) -> tuple[Cotangent, ReverseInfo]:
+        """One visit: a reverse step, or a whole segment of them."""
+        curvature = "gauss_newton" if safe else self._curvature(run)
+        if isinstance(self.steps, Segments):
+            return segment_step(
+                run, state, cotangent, weight, curvature=curvature, segments=self.steps
+            )
+        return run.reverse_step(state, cotangent, weight, curvature=curvature)
 
-        carry = (cotangent, at_end, at_end)
-        cotangent, at_start, largest = self.path.backward(run, trace, visit, carry, visits)
-        count = jnp.sum(jnp.asarray(visits.weight) > 0)
-        return cotangent, _info(count, largest, at_end, at_start)
+    def _curvature(self, run: Run) -> Curvature:
+        if self.curvature != "auto":
+            return resolve_curvature(run.problem, self.curvature)
+        curvature = resolve_curvature(run.problem, "auto")
+        # On the true trajectory the Hessian is exact; of segments it is the positive part anyway.
+        stands_in = isinstance(self.path, Interpolated) and not isinstance(self.steps, Segments)
+        return "filtered_hessian" if curvature == "hessian" and stands_in else curvature
 
     def _measured_count(self, run: Run, start: TrainState, final: TrainState) -> Array | None:
         if not isinstance(self.steps, MeasuredStride):
@@ -111,7 +131,9 @@ class Unrolled:
         d_state, d_hparams = trace(cotangent.state)
         at_start = jnp.sqrt(tree.squared_norm(d_state.params))
         result = Cotangent(d_state, tree.add(cotangent.hparams, d_hparams))
-        return result, _info(run.num_steps, jnp.maximum(at_end, at_start), at_end, at_start)
+        count, largest = jnp.int32(run.num_steps), jnp.maximum(at_end, at_start)
+        # `finite` is set by the caller, who has the outer loss too.
+        return result, Info(jnp.array(True), count, largest, at_end, at_start)
 
     def reaches_start(self, run: Run) -> bool:
         """Always."""
@@ -120,8 +142,3 @@ class Unrolled:
     def sees(self, run: Run, state: TrainState) -> None:
         """Everything."""
         return None
-
-
-def _info(count: int | Array, largest: Array, at_end: Array, at_start: Array) -> Info:
-    # `finite` is set by the caller, who has the outer loss too.
-    return Info(jnp.array(True), jnp.array(count, jnp.int32), largest, at_end, at_start)

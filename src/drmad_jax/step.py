@@ -1,5 +1,6 @@
 """One step of training forwards, and the same step backwards."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -74,13 +75,23 @@ def train_step(
         key = jax.random.fold_in(key, state.step)
     gradient = inner_gradient(problem, curvature)
     grads, (loss, model_state) = gradient(state.params, hparams, state.model_state, batch, key)
-    updates, opt_state = problem.transformation(hparams).update(
-        grads, state.opt_state, state.params, value=loss, grad=grads
+    updates, opt_state = optimizer_update(problem, hparams)(
+        grads, state.opt_state, state.params, loss
     )
     params = optax.apply_updates(state.params, updates)
     new = TrainState(params, opt_state, model_state, state.step + 1)
     _check_same_structure(new, state)
     return tree.cast_like(new, state), StepInfo(loss)
+
+
+def optimizer_update(problem: Problem, hparams: PyTree) -> Callable[..., tuple[PyTree, PyTree]]:
+    """The optimizer's update at these hyperparameters, `(grads, opt_state, params, loss)`."""
+    transformation = problem.transformation(hparams)
+
+    def update(grads, opt_state, params, loss):
+        return transformation.update(grads, opt_state, params, value=loss, grad=grads)
+
+    return update
 
 
 def reverse_step(

@@ -55,21 +55,24 @@ class Run:
         return new
 
     def reverse_step(
-        self, state: TrainState, cotangent: Cotangent, *, curvature: Curvature, weight: PyTree
+        self, state: TrainState, cotangent: Cotangent, weight: PyTree, *, curvature: Curvature
     ) -> tuple[Cotangent, PyTree]:
         """One reverse step linearised at `state`, on the batch of its own step counter."""
-        offset = self.num_steps if self.fresh_batches else 0
-        batch = batch_at(self.inner_batches, state.step + offset)
         return reverse_step(
             self.problem,
             state,
             self.hparams,
-            batch,
+            self.batch_on_way_back(state.step),
             cotangent,
             key=self.key,
             curvature=curvature,
             weight=weight,
         )
+
+    def batch_on_way_back(self, step: Array) -> PyTree:
+        """The batch of step `step`, or the fresh one that takes its place."""
+        offset = self.num_steps if self.fresh_batches else 0
+        return batch_at(self.inner_batches, step + offset)
 
 
 def forward_scan(

@@ -96,6 +96,27 @@ class Stride:
 
 
 @dataclasses.dataclass(frozen=True)
+class Segments:
+    """The whole run in `count` segments, each taken at once (see `segment_step`).
+
+    Attributes:
+        count: Number of segments.
+        num_products: Curvature products in each.
+        num_batches: Inner batches over which each product is averaged.
+        spacing: As of `Stride`.
+    """
+
+    count: int
+    num_products: int
+    num_batches: int
+    spacing: Spacing = "dense"
+
+    def __call__(self, num_steps: int) -> Visits:
+        """The middle of each segment, weighted by its length."""
+        return Stride(self.count, self.spacing, "count")(num_steps)
+
+
+@dataclasses.dataclass(frozen=True)
 class PublishedStride:
     """The reverse steps of the published code: S points of the line, the first S batches.
 
