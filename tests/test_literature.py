@@ -25,7 +25,9 @@ EXACT = {
 BIASED = {
     "line": dj.drmad(),
     "line, Hessian": dj.drmad(curvature="hessian"),
+    "line, filtered Hessian": dj.drmad(curvature="filtered_hessian"),
     "line, strided": dj.drmad(num_reverse_steps=4),
+    "line, segments": dj.drmad(num_segments=2, num_products=4, batches_per_product=2),
     "knots": dj.drmad(knots=4),
     "published": dj.published_drmad(num_reverse_steps=4),
     "truncated": dj.truncated(num_reverse_steps=3),
