@@ -1,263 +1,28 @@
-"""Implicit differentiation against dense solves, closed forms, unrolling and other packages."""
+"""Implicit differentiation: what it reports, refuses, averages over and draws."""
 
 import functools
-import importlib
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.flatten_util import ravel_pytree
 
 import drmad_jax as dj
-from drmad_jax.linear_solve import ConjugateGradient, NeumannSeries, Nystrom
+from regression import (
+    LOG_L2,
+    METHODS,
+    START,
+    TRAIN,
+    VALIDATION,
+    compiled,
+    forever,
+    problem,
+    relative_error,
+    run,
+)
 
-TREES = {
-    "array": np.zeros(12),
-    "nested": {"a": (np.zeros((2, 3)), np.zeros(())), "b": [np.zeros((5, 1))]},
-}
 KEY = jax.random.key(7)
-RNG = np.random.default_rng(0)
-
-
-def relative_error(value, reference):
-    """In NumPy, since every operation on JAX arrays outside of jit is compiled by itself."""
-    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-    value, reference = flat(value), flat(reference)
-    return np.linalg.norm(value - reference) / np.linalg.norm(reference)
-
-
-def dense_error(solver, like, condition, damping):
-    """Relative error of a solver's solution against the dense one."""
-    basis, _ = np.linalg.qr(RNG.standard_normal((12, 12)))
-    a = basis @ np.diag(np.geomspace(1 / condition, 1.0, 12)) @ basis.T
-    rhs = RNG.standard_normal(12)
-
-    @jax.jit
-    def solve(rhs, key):
-        flat, unravel = ravel_pytree(rhs)
-        product = lambda v: unravel(a @ ravel_pytree(v)[0])
-        return solver(product, rhs, damping=damping, key=key)
-
-    leaves, structure = jax.tree.flatten(like)
-    parts = np.split(rhs, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-    x, count = solve(jax.tree.unflatten(structure, shaped), KEY)
-    return relative_error(x, np.linalg.solve(a + damping * np.eye(12), rhs)), int(count)
-
-
-@pytest.mark.parametrize("tree", sorted(TREES))
-@pytest.mark.parametrize(
-    ("solver", "damping"),
-    [
-        (ConjugateGradient(tolerance=1e-10), 0.0),
-        (ConjugateGradient(tolerance=1e-10), 0.1),
-        (NeumannSeries(num_terms=1000, step_size=1.0), 0.0),
-        (NeumannSeries(num_terms=1000), 0.1),
-        (Nystrom(rank=12), 0.1),
-    ],
-)
-def test_solvers_equal_a_dense_solve_on_any_tree(tree, solver, damping):
-    assert dense_error(solver, TREES[tree], 20.0, damping)[0] < 1e-6
-
-
-def test_conjugate_gradient_needs_no_more_iterations_than_dimensions():
-    error, count = dense_error(ConjugateGradient(tolerance=1e-9), TREES["nested"], 20.0, 0.0)
-    assert error < 1e-6 and count <= 12
-
-
-def test_damping_makes_an_ill_conditioned_system_easy():
-    solver = ConjugateGradient(max_iterations=40, tolerance=1e-10)
-    assert dense_error(solver, TREES["nested"], 1e12, 0.0)[0] > 1e-3
-    assert dense_error(solver, TREES["nested"], 1e12, 1e-2)[0] < 1e-6
-
-
-def test_nystrom_finds_a_matrix_of_low_rank():
-    vectors = RNG.standard_normal((200, 3))
-    product = lambda v: vectors @ (vectors.T @ v)
-    solve = jax.jit(functools.partial(Nystrom(rank=6), product, damping=0.1))
-    x, count = solve(np.ones(200), key=KEY)
-    exact = np.linalg.solve(vectors @ vectors.T + 0.1 * np.eye(200), np.ones(200))
-    assert relative_error(x, exact) < 1e-6 and int(count) == 6
-
-
-# Ridge and logistic regression: full batches, one log penalty for each input.
-FEATURES = RNG.standard_normal((40, 5)) * [2.0, 1.5, 1.0, 0.7, 0.5]
-TARGETS = FEATURES @ [1.0, -1.0, 0.5, 0.0, 2.0] + RNG.standard_normal(40)
-TRAIN = {"x": FEATURES[:20], "y": TARGETS[:20]}
-VALIDATION = {"x": FEATURES[20:], "y": TARGETS[20:]}
-LOG_L2 = np.linspace(-4.0, -1.0, 5)
-START = {"w": np.zeros(5)}
-
-
-def forever(batch):
-    """The same batch at every step."""
-    return jax.tree_util.Partial(lambda batch, step: batch, batch)
-
-
-def predict(params, hparams, batch):
-    return batch["x"] @ params["w"]
-
-
-def penalty(params, hparams):
-    return jnp.sum(jnp.exp(hparams) * params["w"] ** 2)
-
-
-CRITERIA = {
-    "ridge": lambda outputs, h, batch: jnp.mean((outputs - batch["y"]) ** 2),
-    "logistic": lambda outputs, h, batch: jnp.mean(
-        jax.nn.softplus(-jnp.sign(batch["y"]) * outputs)
-    ),
-}
-
-
-def outer_of(criterion):
-    return lambda params, h, batch: criterion(predict(params, h, batch), h, batch)
-
-
-@functools.cache
-def problem(kind, composite=True):
-    criterion = CRITERIA[kind]
-    loss = dj.composite_loss(predict, criterion, penalty)
-    inner = loss if composite else (lambda params, h, batch: loss(params, h, batch))
-    step = 0.05 if kind == "ridge" else 0.5
-    return dj.Problem(inner, outer_of(criterion), optax.sgd(step))
-
-
-@functools.cache
-def compiled(kind, method, num_steps=2000, composite=True):
-    return jax.jit(dj.hypergradient(problem(kind, composite), num_steps=num_steps, method=method))
-
-
-def run(kind, method, **options):
-    return compiled(kind, method, **options)(LOG_L2, START, forever(TRAIN), VALIDATION)
-
-
-@jax.jit
-@jax.value_and_grad
-def closed_form(log_l2):
-    """Validation loss of the ridge regression's optimum."""
-    x, y = TRAIN["x"], TRAIN["y"]
-    w = jnp.linalg.solve(x.T @ x / 20 + jnp.diag(jnp.exp(log_l2)), x.T @ y / 20)
-    return jnp.mean((VALIDATION["x"] @ w - VALIDATION["y"]) ** 2)
-
-
-METHODS = {
-    "cg": (dj.implicit(tolerance=1e-10), 1e-6),
-    "cg, hessian": (dj.implicit(tolerance=1e-10, curvature="hessian"), 1e-6),
-    "neumann": (dj.implicit(solver="neumann", num_terms=3000), 1e-6),
-    "nystrom": (dj.implicit(solver="nystrom", rank=5, damping=1e-7), 1e-5),
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"), [("ridge", "cg"), *(("logistic", name) for name in METHODS)]
-)
-def test_equals_unrolling_a_training_that_converged(kind, name):
-    method, tolerance = METHODS[name]
-    out, reference = run(kind, method), run(kind, dj.unrolled())
-    assert bool(out.info.finite) and out.initial_params_grad is None
-    assert float(out.value) == pytest.approx(float(reference.value), rel=1e-12)
-    assert relative_error(out.grad, reference.grad) < tolerance
-    assert float(out.info.residual_norm) < 1e-4
-
-
-def test_equals_the_closed_form_of_ridge_regression():
-    out = run("ridge", METHODS["cg"][0])
-    value, grad = closed_form(LOG_L2)
-    assert float(out.value) == pytest.approx(float(value), rel=1e-9)
-    assert relative_error(out.grad, grad) < 1e-8
-
-
-def test_differentiable_training_takes_it_too():
-    train = dj.train(problem("ridge"), num_steps=2000, method=METHODS["cg"][0])
-
-    @jax.jit
-    @jax.grad
-    def grad(log_l2):
-        final = train(log_l2, START, forever(TRAIN))
-        return problem("ridge").outer_loss(final.params, log_l2, VALIDATION)
-
-    assert relative_error(grad(LOG_L2), closed_form(LOG_L2)[1]) < 1e-8
-
-
-def other_package(name):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jaxopt announces its end on import
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            pytest.skip(f"NOT COMPARED WITH {name}: it cannot be imported ({error})")
-
-
-def stationarity(params, log_l2):
-    return jax.grad(problem("logistic").inner_loss)(params, log_l2, TRAIN)
-
-
-def logistic_outer(params, log_l2):
-    return problem("logistic").outer_loss(params, log_l2, VALIDATION)
-
-
-def test_equals_jaxopt():
-    jaxopt = other_package("jaxopt")
-    trained = run("logistic", METHODS["cg"][0])
-    solve_cg = functools.partial(jaxopt.linear_solve.solve_cg, tol=1e-10)
-    decorate = jaxopt.implicit_diff.custom_root(stationarity, solve=solve_cg)
-    solution = decorate(lambda init, log_l2: trained.params)
-    theirs = jax.jit(jax.grad(lambda log_l2: logistic_outer(solution(None, log_l2), log_l2)))
-    assert relative_error(trained.grad, theirs(LOG_L2)) < 1e-8
-
-
-def test_equals_optimistix():
-    optimistix = other_package("optimistix")
-    out = run("logistic", METHODS["cg"][0])
-
-    def outer(log_l2):
-        solver = optimistix.Newton(rtol=1e-12, atol=1e-12)
-        found = optimistix.root_find(stationarity, solver, START, log_l2, max_steps=50)
-        return logistic_outer(found.value, log_l2)
-
-    assert relative_error(out.grad, jax.jit(jax.grad(outer))(LOG_L2)) < 1e-7
-
-
-def test_takes_a_solver_of_another_package():
-    lineax = other_package("lineax")
-
-    def solve(product, rhs, *, damping, key):
-        structure = jax.eval_shape(lambda: rhs)
-        definite = lineax.positive_semidefinite_tag
-        operator = lineax.FunctionLinearOperator(product, structure, definite)
-        solution = lineax.linear_solve(operator, rhs, lineax.CG(rtol=1e-10, atol=1e-10))
-        return solution.value, jnp.int32(solution.stats["num_steps"])
-
-    out = run("ridge", dj.implicit(solver=solve))
-    assert relative_error(out.grad, run("ridge", METHODS["cg"][0]).grad) < 1e-8
-    assert float(out.info.residual_norm) < 1e-8
-
-
-@pytest.mark.parametrize("num_terms", [1, 7])
-def test_neumann_series_is_the_frozen_truncated_reverse_pass(num_terms):
-    neumann = dj.implicit(solver="neumann", num_terms=num_terms, step_size=0.05)
-    frozen = dj.truncated(num_reverse_steps=num_terms, frozen=True, curvature="auto")
-    out, reference = (run("ridge", method, num_steps=30) for method in (neumann, frozen))
-    assert relative_error(out.grad, reference.grad) < 1e-12
-    assert int(out.info.num_iterations) == num_terms
-
-
-def test_one_step_is_the_last_training_step():
-    out = run("ridge", dj.one_step(), num_steps=30)
-    before = run("ridge", dj.one_step(), num_steps=29)
-    assert int(out.info.num_reverse_steps) == 1
-
-    def outer(log_l2):
-        loss = lambda params: problem("ridge").inner_loss(params, log_l2, TRAIN)
-        step = lambda w, g: w - 0.05 * g
-        params = jax.tree.map(step, before.params, jax.grad(loss)(before.params))
-        return problem("ridge").outer_loss(params, log_l2, VALIDATION)
-
-    assert relative_error(out.grad, jax.jit(jax.grad(outer))(LOG_L2)) < 1e-12
 
 
 def ridge_hessian(x):
