@@ -81,28 +81,26 @@ def test_every_schedule_of_checkpoints_is_exact(reference, choice):
     assert relative_error(compute(dj.checkpointed(**choice)).grad, reference.grad) < 1e-12
 
 
+def most_stored(count, intervals):
+    """States stored at a time: those of the first level, and one interval of each level below."""
+    lengths = [count, *intervals]
+    return sum(-(-outer // inner) for outer, inner in zip(lengths, intervals, strict=False))
+
+
 @given(count=st.integers(1, 100_000), levels=st.integers(1, 20))
 @settings(max_examples=300, deadline=None)
 def test_levels_of_checkpoints_store_few_states(count, levels):
     intervals = Recomputed(None, levels)._intervals(count)
-    ratio = max(2, -(-intervals[0] // intervals[1])) if len(intervals) > 1 else count
     assert intervals[-1] == 1 and intervals[0] <= count
     assert all(a % b == 0 for a, b in zip(intervals, intervals[1:], strict=False))
-    stored = -(-count // intervals[0]) + sum(
-        a // b for a, b in zip(intervals, intervals[1:], strict=False)
-    )
-    assert stored <= max(2, levels) * max(2, ratio, -(-count // intervals[0]))
+    assert most_stored(count, intervals) <= levels * max(2, np.ceil(count ** (1 / levels)))
 
 
 @given(count=st.integers(2, 100_000), data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_budget_of_states_is_kept(count, data):
     budget = data.draw(st.integers(2 * int(np.ceil(np.log2(count))), 2 * count))
-    intervals = Recomputed(None, budget=budget)._intervals(count)
-    stored = -(-count // intervals[0]) + sum(
-        a // b for a, b in zip(intervals, intervals[1:], strict=False)
-    )
-    assert stored <= budget
+    assert most_stored(count, Recomputed(None, budget=budget)._intervals(count)) <= budget
 
 
 def test_memory_of_checkpoints_grows_like_the_logarithm():
