@@ -59,12 +59,13 @@ def choose_key(where: str, own: Array | None, of_call: Array | None) -> Array:
     Raises:
         ValueError: If there is neither. A fixed one would draw the same at every outer step.
     """
-    if own is None and of_call is None:
+    key = of_call if own is None else own
+    if key is None:
         raise ValueError(
             f"{where}: no key to draw from: give {where}(key=...) inside your step function, a new "
             "one for each outer step, or call the hypergradient with key=..."
         )
-    return of_call if own is None else own
+    return key
 
 
 def check_choice(where: str, name: str, value: object, choices: Sequence[object]) -> None:
