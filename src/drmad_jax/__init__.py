@@ -3,11 +3,15 @@
 from drmad_jax import transforms
 from drmad_jax.adaptation import OnlineState
 from drmad_jax.batches import Minibatches, host_batches, minibatches
+from drmad_jax.compare import compare
+from drmad_jax.comparison import Comparison, MethodReport
+from drmad_jax.diagnostics import Agreement, agreement, cotangent_norms, leave_one_out
 from drmad_jax.forward_mode import forward, forward_gradient
 from drmad_jax.gradient import curvature_product, inner_gradient
 from drmad_jax.hypergradient import Hypergradient, hypergradient, train
 from drmad_jax.implicit import implicit, one_step
 from drmad_jax.linear_solve import LinearSolver
+from drmad_jax.metasmoothness import Metasmoothness, metasmoothness
 from drmad_jax.method import Estimator, Info, Method
 from drmad_jax.methods import (
     checkpointed,
@@ -39,13 +43,17 @@ from drmad_jax.unroll import forward_scan, reverse_scan
 from drmad_jax.zero_order import evolution_strategies
 
 __all__ = [
+    "Agreement",
+    "Comparison",
     "CompositeLoss",
     "Cotangent",
     "Estimator",
     "Hypergradient",
     "Info",
     "LinearSolver",
+    "Metasmoothness",
     "Method",
+    "MethodReport",
     "Minibatches",
     "OnlineState",
     "OuterOptimizer",
@@ -59,8 +67,11 @@ __all__ = [
     "ReverseInfo",
     "StepInfo",
     "TrainState",
+    "agreement",
     "checkpointed",
+    "compare",
     "composite_loss",
+    "cotangent_norms",
     "curvature_product",
     "drmad",
     "evolution_strategies",
@@ -74,7 +85,9 @@ __all__ = [
     "init_state",
     "initial_tangents",
     "inner_gradient",
+    "leave_one_out",
     "measured_steps",
+    "metasmoothness",
     "minibatches",
     "one_step",
     "online_learning_rates",

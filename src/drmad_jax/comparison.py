@@ -1,0 +1,214 @@
+"""What a comparison of methods found: plain numbers, a recommendation, and how to write them."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+# Fewer seeds leave the cosines with other seeds too uncertain to recommend by.
+RECOMMENDED_SEEDS = 8
+
+
+class Mean(NamedTuple):
+    """A mean over seeds and its standard error; NaN where no seed had a finite value.
+
+    Attributes:
+        value: The mean.
+        standard_error: Of the mean.
+    """
+
+    value: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> "Mean":
+        """The mean of the finite values."""
+        kept = np.asarray(values, float)
+        kept = kept[np.isfinite(kept)]
+        if not kept.size:
+            return cls(math.nan, math.nan)
+        error = kept.std(ddof=1) / math.sqrt(kept.size) if kept.size > 1 else math.nan
+        return cls(float(kept.mean()), float(error))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodReport:
+    """What was measured of one method. Means are taken over the seeds where it was finite.
+
+    Attributes:
+        name: Its name in the comparison.
+        method: The method, as text.
+        cosine: With the exact hypergradient of the same seed.
+        norm_ratio: Its norm over that of the exact one.
+        sign_agreement: Share of entries with the sign of the exact one.
+        other_seeds: Cosine with the mean exact hypergradient over the other seeds.
+        finite_share: Share of seeds with a finite hypergradient.
+        expansion: Largest norm of the weights' cotangent on the way back over its norm at the end
+            of training, the largest of all seeds; `None` for methods that do not go back.
+        seconds: Median of one call, training included.
+        time_ratio: The same over plain training.
+        compile_seconds: Time the compiler took.
+        temporary_bytes: Memory beside arguments and results that the compiled function asks for;
+            `None` where the backend does not tell.
+    """
+
+    name: str
+    method: str
+    cosine: Mean
+    norm_ratio: Mean
+    sign_agreement: Mean
+    other_seeds: Mean
+    finite_share: float
+    expansion: float | None
+    seconds: float
+    time_ratio: float
+    compile_seconds: float
+    temporary_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods beside the exact one on the same seeds; made by `compare`.
+
+    Attributes:
+        num_steps: Inner steps T.
+        num_seeds: Seeds.
+        num_hparams: Entries of the hyperparameters.
+        reference: Name of the exact method, one of the reports.
+        reports: One for each method.
+        training_seconds: Median of plain training.
+        training_bytes: Temporary memory of plain training.
+        step_size: Of the three runs behind `metasmoothness`.
+        metasmoothness: Of the trained weights, Ŝ, along the negated signs of the exact
+            hypergradient, mean over seeds.
+        outer_agreement: The same of the outer loss, in [-1, 1].
+    """
+
+    num_steps: int
+    num_seeds: int
+    num_hparams: int
+    reference: str
+    reports: tuple[MethodReport, ...]
+    training_seconds: float
+    training_bytes: int | None
+    step_size: float
+    metasmoothness: Mean
+    outer_agreement: Mean
+
+    def __getitem__(self, name: str) -> MethodReport:
+        """The report of one method."""
+        for report in self.reports:
+            if report.name == name:
+                return report
+        raise KeyError(name)
+
+    @property
+    def recommended(self) -> str:
+        """Name of the cheapest method that was finite everywhere and does no worse than the exact.
+
+        Cheapest by time. No worse: its mean cosine with other seeds is not below the exact
+        method's own by more than the standard error of the latter. If there is none, the exact.
+        """
+        exact = self[self.reference].other_seeds
+        bar = exact.value - (0 if math.isnan(exact.standard_error) else exact.standard_error)
+        good = [r for r in self.reports if r.finite_share == 1 and r.other_seeds.value >= bar]
+        return min(good, key=lambda r: r.time_ratio).name if good else self.reference
+
+    @property
+    def recommendation(self) -> str:
+        """One sentence on which method to take, and why."""
+        chosen, exact = self[self.recommended], self[self.reference]
+        if self.recommended == self.reference:
+            sentence = (
+                f"Take {exact.name}: no cheaper method that was finite on every seed comes within "
+                f"a standard error of its cosine with other seeds ({_pm(exact.other_seeds)})"
+            )
+        else:
+            sentence = (
+                f"Take {chosen.name}: the cheapest method ({chosen.time_ratio:.2f} times plain "
+                f"training, {exact.name} {exact.time_ratio:.2f}) that was finite on every seed "
+                f"and whose cosine with other seeds ({_pm(chosen.other_seeds)}) is not below that "
+                f"of {exact.name} ({_pm(exact.other_seeds)}) by more than its standard error"
+            )
+        if not 0.5 < chosen.norm_ratio.value < 2:
+            sentence += (
+                f"; its norm is {_short(chosen.norm_ratio.value)} of the exact one's, for outer "
+                f"updates that do not mind the scale, such as Adam's"
+            )
+        if self.num_seeds < RECOMMENDED_SEEDS:
+            sentence += f"; {self.num_seeds} seeds are few to say so, take {RECOMMENDED_SEEDS}"
+        return sentence + "."
+
+    def to_json(self) -> str:
+        """Everything as JSON; numbers that are not finite become null."""
+        fields = dataclasses.asdict(self)
+        fields |= {"recommended": self.recommended, "recommendation": self.recommendation}
+        return json.dumps(_plain(fields), indent=2, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """A table with one line for each method, what it means, and the recommendation."""
+        head = (
+            "method", "cosine, other seeds", "cosine, same seed", "norm ratio", "same signs",
+            "finite", "expansion", "time / training", "memory, MiB", "compiling, s",
+        )  # fmt: skip
+        lines = [head, ("---",) * len(head), *map(self._line, self.reports)]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        memory = "" if self.training_bytes is None else f" and {_mib(self.training_bytes)} MiB"
+        return (
+            f"{table}\n"
+            f"{self.num_steps} inner steps, {self.num_hparams} hyperparameters, {self.num_seeds} "
+            f"seeds; mean ± standard error over the seeds where the method was finite. Same seed: "
+            f"against the hypergradient of {self.reference}, as norm ratio and signs. Other seeds: "
+            f"against the mean hypergradient of {self.reference} over all other seeds. Expansion: "
+            f"the cotangent's largest norm on the way back over the one it starts with. Plain "
+            f"training takes {self.training_seconds:.3g} s{memory}.\n\n"
+            f"Metasmoothness along a step of {self.step_size:g} against the signs of the exact "
+            f"hypergradient: weights {_pm(self.metasmoothness)}, outer loss "
+            f"{_pm(self.outer_agreement)} (1 is smooth; near 0, hypergradients do not predict a "
+            f"step of this size).\n\n"
+            f"{self.recommendation}\n"
+        )
+
+    def _line(self, report: MethodReport) -> tuple[str, ...]:
+        exact = report.name == self.reference
+        same = (report.cosine, report.norm_ratio, report.sign_agreement)
+        bytes_ = report.temporary_bytes
+        return (
+            f"{report.name} (exact)" if exact else report.name,
+            _pm(report.other_seeds),
+            *(("1", "1", "1") if exact else map(_pm, same)),
+            f"{100 * report.finite_share:.0f} %",
+            "–" if report.expansion is None else f"{report.expansion:.3g}",
+            f"{report.time_ratio:.2f}",
+            "?" if bytes_ is None else _mib(bytes_),
+            f"{report.compile_seconds:.1f}",
+        )
+
+
+def _pm(mean: Mean) -> str:
+    if math.isnan(mean.value):
+        return "–"
+    error = "" if math.isnan(mean.standard_error) else f" ± {_short(mean.standard_error)}"
+    return _short(mean.value) + error
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if 1e-3 <= abs(value) < 100 or value == 0 else f"{value:.1e}"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.3g}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Mean):
+        return _plain(value._asdict())
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
