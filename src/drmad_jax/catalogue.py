@@ -81,6 +81,14 @@ ENTRIES = (
         when="the line is too coarse",
     ),
     Entry(
+        factory=drmad, arguments="num_segments=n",
+        example=drmad(num_segments=2, num_products=3, batches_per_product=2),
+        exactness="biased by the line and by leaving out negative curvature", wrong=_RATES,
+        memory="2 states, and a vector for each of `num_products`",
+        cost="n · `num_products` curvature products on larger batches",
+        when="the same, training so long that T reverse steps are too many",
+    ),
+    Entry(
         factory=published_drmad, arguments="num_reverse_steps=S",
         example=published_drmad(num_reverse_steps=2),
         exactness="biased, may diverge", wrong=_RATES,

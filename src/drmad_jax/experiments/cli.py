@@ -50,17 +50,31 @@ def _parser() -> argparse.ArgumentParser:
         prog="drmad-jax", description="Tune hyperparameters by hypergradients of whole trainings."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run an experiment")
-    run.add_argument("config", metavar="CONFIG", help="a TOML file, such as configs/digits_l2.toml")
-    run.add_argument(
+    config = argparse.ArgumentParser(add_help=False)
+    config.add_argument(
+        "config", metavar="CONFIG", help="a TOML file, such as configs/digits_l2.toml"
+    )
+    config.add_argument(
         "--set", dest="overrides", metavar="a.b=value", action="append", default=[],
         help="replace a value of the config; may be given many times",
     )  # fmt: skip
+    run = commands.add_parser("run", help="run an experiment", parents=[config])
     run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>)")
     run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     run.set_defaults(command=_run)
-    plot = commands.add_parser("plot", help="draw the figures of a run again")
-    plot.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+    compare = commands.add_parser(
+        "compare", help="compare methods with the exact one", parents=[config]
+    )
+    compare.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder (default: runs/<name>-compare)"
+    )
+    compare.add_argument("--seeds", type=int, default=8, metavar="N", help="training runs (8)")
+    compare.add_argument(
+        "--methods", metavar="NAME,NAME", help="names such as drmad, truncated, implicit, config"
+    )
+    compare.set_defaults(command=_compare)
+    plot = commands.add_parser("plot", help="draw the figures of a run or a comparison again")
+    plot.add_argument("folder", type=Path, metavar="DIR", help="its folder")
     plot.set_defaults(command=_plot)
     prepare = commands.add_parser("prepare", help="download and prepare a data set")
     prepare.add_argument("dataset", metavar="DATASET", help="mnist or fashion_mnist")
@@ -94,9 +108,27 @@ def _run(options: argparse.Namespace) -> None:
     print(f"outer loss  {loss['first']:.4f} -> {loss['last']:.4f}")
 
 
-def _plot(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.plots import draw
+def _compare(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments import comparison_plots
+    from drmad_jax.experiments import config as configs
+    from drmad_jax.experiments.compare import DEFAULT_METHODS, compare
 
+    config = configs.load(options.config, options.overrides)
+    folder = options.out or Path("runs") / f"{config.name}-compare"
+    names = DEFAULT_METHODS if options.methods is None else options.methods.split(",")
+    comparison = compare(config, folder, names=names, num_seeds=options.seeds)
+    print(comparison.to_markdown())
+    print(f"folder      {folder}")
+    for path in comparison_plots.draw(folder):
+        print(f"figure      {path}")
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments import comparison_plots, plots
+    from drmad_jax.experiments.compare import JSON
+
+    is_comparison = (options.folder / JSON).is_file()
+    draw = comparison_plots.draw if is_comparison else plots.draw
     for path in draw(options.folder):
         print(path)
 

@@ -26,7 +26,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 COLOR_MAP = "cividis"
 COLUMN_WIDTH = 3.4  # inches, one column of a two-column page
 _DPI = 200
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "figure.labelsize": 8,
     "axes.spines.top": False,
@@ -56,11 +56,11 @@ def draw(folder: Path) -> list[Path]:
     task = make_task(config)
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(init_carry(config, task))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figures = {"curves": curves(metrics)}
         if restored is not None:
             figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams))
-        return [_save(figure, folder, name) for name, figure in figures.items()]
+        return [save(figure, folder, name) for name, figure in figures.items()]
 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -138,7 +138,17 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
     return figure
 
 
-def _save(figure: Figure, folder: Path, name: str) -> Path:
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Writes a figure as a PNG file.
+
+    Args:
+        figure: The figure.
+        folder: The run folder, whose subfolder of figures is made if needed.
+        name: The file's name without suffix.
+
+    Returns:
+        The file.
+    """
     path = folder / run_folder.FIGURES / f"{name}.png"
     path.parent.mkdir(exist_ok=True)
     FigureCanvasAgg(figure).print_figure(path, dpi=_DPI)

@@ -29,7 +29,7 @@ def summarise(
     return {
         "status": status,
         "versions": versions(),
-        "device": _device(),
+        "device": device(),
         "compile_seconds": compile_seconds,
         "median_seconds_per_step": seconds[len(seconds) // 2] if seconds else None,
         "total_seconds_of_steps": sum(seconds),
@@ -49,7 +49,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _device() -> dict[str, Any]:
+def device() -> dict[str, Any]:
+    """The kind of device that JAX runs on, and how many there are."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,
