@@ -14,6 +14,7 @@ from drmad_jax.gradient import curvature_operator
 from drmad_jax.lanczos import positive_flow
 from drmad_jax.response import mean_response
 from drmad_jax.segment import averaged
+from drmad_jax.unroll import Run
 
 SIZE = 12
 KEY = jax.random.key(0)
@@ -228,6 +229,22 @@ def test_every_chain_gives_a_finite_hypergradient(chain):
     assert chain == "lion" or float(jnp.max(moved)) > 0
 
 
+def test_means_are_the_means_of_the_trajectory():
+    problem, means = problems.problem(), dj.drmad(knots="means", num_segments=3)
+    h, w, batches = problems.hparams(), problems.params(), problems.batches()
+    run = Run(problem, 7, h, batches, None, lambda h: dj.init_state(problem, h, w))
+    state, states = run.start(h), []
+    for _ in range(7):
+        states.append(state)
+        state = run.step(state)
+    _, (trace, *_) = means.forward(run, run.start(h))
+    edges = means.steps.edges(7)
+    for segment, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        mean = jax.tree.map(lambda *x: sum(x) / len(x), *[s.params for s in states[low:high]])
+        kept = jax.tree.map(lambda x, k=segment: x[k], trace.kept.params)
+        assert problems.relative_error(kept, mean) < 1e-12
+
+
 def test_vmap_equals_a_loop():
     problem = problems.problem()
     compute = dj.hypergradient(problem, num_steps=problems.NUM_STEPS, method=SEGMENTS)
@@ -269,6 +286,12 @@ def test_running_statistics_lead_back_to_the_weights():
         ({"num_segments": 2, "weighting": "none"}, "leave weighting"),
         ({"num_segments": 2, "curvature": "filtered_hessian"}, "for single steps"),
         ({"on_expansion": "stop"}, "`on_expansion` must be one of"),
+        ({"knots": "means"}, "give `num_segments` too"),
+        ({"knots": "mean", "num_segments": 2}, "`knots` must be one of"),
+        (
+            {"knots": "means", "num_segments": 2, "optimizer_state": "final"},
+            "leave optimizer_state",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options, message):

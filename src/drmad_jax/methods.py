@@ -7,7 +7,7 @@ from typing import Literal
 from drmad_jax.check import check_choice, check_count
 from drmad_jax.gradient import STEP_CURVATURES
 from drmad_jax.guard import ON_EXPANSION, OnExpansion
-from drmad_jax.paths import Frozen, Interpolated, Path, Recomputed
+from drmad_jax.paths import Averaged, Frozen, Interpolated, Path, Recomputed
 from drmad_jax.paths.interpolated import StateOnPath
 from drmad_jax.reverse import Reverse, Unrolled
 from drmad_jax.visits import (
@@ -105,7 +105,7 @@ def checkpointed(
 
 def drmad(
     *,
-    knots: int | Sequence[int] = 2,
+    knots: int | Sequence[int] | Literal["means"] = 2,
     curvature: str = "auto",
     num_reverse_steps: int | MeasuredStride | None = None,
     num_segments: int | None = None,
@@ -125,7 +125,8 @@ def drmad(
 
     Args:
         knots: 2 for the line; n knots at T(k/(n−1))²; or the knots' steps, increasing from 0 to T.
-            T + 1 knots are the true trajectory.
+            T + 1 knots are the true trajectory. "means" puts each segment at the mean of its states
+            instead, and needs `num_segments`.
         curvature: "gauss_newton"; "hessian"; "filtered_hessian", which leaves the Hessian product
             out of single steps where it would expand the cotangent; or "auto": Gauss–Newton for a
             `composite_loss`, for any other loss the Hessian, filtered in single steps. Of either,
@@ -181,7 +182,7 @@ def drmad(
     else:
         _check_segments(num_segments, num_reverse_steps, weighting, curvature)
         steps = Segments(num_segments, num_products, batches_per_product, spacing)
-    method = _reverse(Interpolated(_knots(knots), optimizer_state), curvature, steps)
+    method = _reverse(_path(knots, optimizer_state, steps), curvature, steps)
     fresh = batches == "fresh"
     return dataclasses.replace(method, fresh_batches=fresh, on_expansion=on_expansion)
 
@@ -301,6 +302,25 @@ def truncated(
 def _reverse(path: Path, curvature: str, steps: ReverseSteps) -> Reverse:
     check_choice("method", "curvature", curvature, ("auto", *STEP_CURVATURES))
     return Reverse(path, curvature, steps)
+
+
+def _path(
+    knots: int | Sequence[int] | str, optimizer_state: StateOnPath, steps: ReverseSteps
+) -> Path:
+    if not isinstance(knots, str):
+        return Interpolated(_knots(knots), optimizer_state)
+    check_choice("drmad", "knots", knots, ("means",))
+    if not isinstance(steps, Segments):
+        raise ValueError(
+            'drmad: knots="means" are the means of segments: give `num_segments` too, or a number '
+            "of knots"
+        )
+    if optimizer_state != "auto":
+        raise ValueError(
+            'drmad: with knots="means" the optimizer\'s state is a mean, too: leave '
+            f'optimizer_state="auto", got {optimizer_state!r}'
+        )
+    return Averaged(steps)
 
 
 def _check_segments(

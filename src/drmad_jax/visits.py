@@ -113,7 +113,15 @@ class Segments:
 
     def __call__(self, num_steps: int) -> Visits:
         """The middle of each segment, weighted by its length."""
-        return Stride(self.count, self.spacing, "count")(num_steps)
+        return self._stride(num_steps)
+
+    def edges(self, num_steps: int) -> np.ndarray:
+        """Edges of the segments, strictly increasing integers from 0 to T."""
+        return self._stride.edges(num_steps)
+
+    @property
+    def _stride(self) -> Stride:
+        return Stride(self.count, self.spacing, "count")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,9 +65,27 @@ class Record(NamedTuple):
 
 
 def record(
-    run: Run, state: TrainState, lengths: list[int], keep: Callable[[TrainState], PyTree]
+    run: Run,
+    state: TrainState,
+    lengths: list[int],
+    keep: Callable[[TrainState, Any], PyTree],
+    *,
+    start: PyTree = None,
+    follow: Callable[[Any, TrainState], PyTree] = lambda followed, state: followed,
 ) -> Record:
-    """Trains from `state`, keeping something at the start of each segment, and all counters."""
+    """Trains from `state`, keeping something at the start of each segment, and all counters.
+
+    Args:
+        run: The run.
+        state: Where training starts.
+        lengths: Steps in each segment.
+        keep: `(state, followed) -> pytree`, evaluated at the start of each segment.
+        start: What is carried beside the state.
+        follow: `(followed, state) -> followed`, called before every step.
+
+    Returns:
+        A `Record`.
+    """
     _, rest = tree.partition(state)
     small = jax.tree.map(
         lambda x: x if jnp.size(x) <= LARGEST_RECORDED_LEAF else None, rest._replace(step=None)
@@ -76,7 +94,7 @@ def record(
     buffers = jax.tree.map(repeat, small)
 
     def step(carry):
-        state, buffers = carry
+        state, buffers, followed = carry
         write = lambda leaf, buffer: (
             None
             if buffer is None
@@ -86,10 +104,11 @@ def record(
         buffers = jax.tree.map(
             write, tree.partition(state)[1]._replace(step=None), buffers, is_leaf=none
         )
-        return run.step(state), buffers
+        return run.step(state), buffers, follow(followed, state)
 
-    keep_state = lambda carry: keep(carry[0])
-    (final, buffers), kept = forward_scan(step, (state, buffers), lengths, keep=keep_state)
+    keep_some = lambda carry: keep(carry[0], carry[2])
+    carry = (state, buffers, start)
+    (final, buffers, _), kept = forward_scan(step, carry, lengths, keep=keep_some)
     return Record(final, kept, buffers)
 
 

@@ -17,7 +17,7 @@ class Frozen:
 
     def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Record]:
         """Trains, remembering only the end (and the counters)."""
-        trace = record(run, state, [run.num_steps], keep=lambda state: None)
+        trace = record(run, state, [run.num_steps], keep=lambda state, _: None)
         return trace.final, trace
 
     def backward(

@@ -80,7 +80,7 @@ class Interpolated:
         on_line = self.knots == 2 or (isinstance(self.knots, tuple) and len(self.knots) == 2)
         return self.state == "final" or (self.state == "auto" and on_line)
 
-    def _kept(self, state: TrainState) -> TrainState:
+    def _kept(self, state: TrainState, _: None) -> TrainState:
         inexact, _ = tree.partition(state)
         return (
             TrainState(inexact.params, None, None, inexact.step) if self._final_state else inexact
