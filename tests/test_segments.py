@@ -17,7 +17,6 @@ from drmad_jax.segment import averaged
 from drmad_jax.unroll import Run
 
 SIZE = 12
-KEY = jax.random.key(0)
 
 
 def symmetric(key):
@@ -91,7 +90,7 @@ def test_response_of_linear_chains(name):
     optimizer, to_gradient, to_params = RESPONSES[name]
     params = {"a": jnp.ones(3), "b": jnp.full((2, 2), -2.0)}
     state = optimizer.init(params)
-    response = mean_response(optimizer.update, state, params, params, jax.random.key(0))
+    response = mean_response(optimizer.update, state, params, params)
     for leaf in jax.tree.leaves(response.to_gradient):
         np.testing.assert_allclose(leaf, to_gradient, rtol=1e-6)
     for leaf in jax.tree.leaves(response.to_params):
@@ -102,7 +101,7 @@ def test_response_of_clipping_scales_with_the_norm():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
     params = jnp.ones(400)
     grads = jax.random.normal(jax.random.key(0), (400,))
-    response = mean_response(optimizer.update, optimizer.init(params), grads, params, KEY)
+    response = mean_response(optimizer.update, optimizer.init(params), grads, params)
     np.testing.assert_allclose(
         jnp.mean(response.to_gradient), 0.1 / jnp.linalg.norm(grads), rtol=0.02
     )
@@ -115,7 +114,7 @@ def test_response_of_adam_is_that_of_its_preconditioner():
         for t in range(200):
             grads = scales * jax.random.normal(jax.random.key(t), (3,))
             _, state = optimizer.update(grads, state, params)
-        response = mean_response(optimizer.update, state, grads, params, KEY)
+        response = mean_response(optimizer.update, state, grads, params)
     second_moment = state[0].nu / (1 - 0.999**200)
     # The rest comes through the second moment, a share of about (1 − β₂)/(1 − β₁).
     expected = 0.1 / jnp.sqrt(second_moment)
@@ -126,7 +125,7 @@ def test_entries_without_a_derivative_do_not_respond():
     optimizer, params = optax.adam(0.1), jnp.ones(3)
     grads = jnp.array([0.0, 1.0, 1.0])
     with jax.numpy_dtype_promotion("standard"):
-        response = mean_response(optimizer.update, optimizer.init(params), grads, params, KEY)
+        response = mean_response(optimizer.update, optimizer.init(params), grads, params)
     assert float(response.to_gradient[0]) == 0.0
     assert bool(jnp.all(jnp.isfinite(response.to_gradient)))
 

@@ -30,22 +30,19 @@ class Response(NamedTuple):
     to_params: PyTree
 
 
-def mean_response(
-    update: Update, opt_state: PyTree, grads: PyTree, params: PyTree, key: Array
-) -> Response:
+def mean_response(update: Update, opt_state: PyTree, grads: PyTree, params: PyTree) -> Response:
     """The response of an optimizer near one of its states.
 
     A lasting change δ of the gradient moves step j by ∂u_j/∂g δ + Σ_{i<j} ∂u_j/∂s ∂s_j/∂g_i δ. Its
     terms come from `jax.jvp` of the optimizer's update with gradient and state held where they are,
-    and the limit from their geometric decay, leaf by leaf. δ has random signs, so that the
-    entries of an optimizer that does not act entry by entry (clipping by a norm) do not mix.
+    and the limit from their geometric decay, leaf by leaf. δ has signs without a pattern, so that
+    the entries of an optimizer that does not act entry by entry (clipping by a norm) do not mix.
 
     Args:
         update: The optimizer's update.
         opt_state: Where it is differentiated.
         grads: The gradient there: that of one minibatch, since clipping looks at its norm.
         params: The weights there.
-        key: Key of the random signs.
 
     Returns:
         A `Response`. Entries without a finite derivative (Adam's square root at zero) have none.
@@ -54,11 +51,11 @@ def mean_response(
         >>> import jax, jax.numpy as jnp, optax
         >>> from drmad_jax.response import mean_response
         >>> optimizer, w = optax.sgd(0.1, momentum=0.9), jnp.ones(2)
-        >>> response = mean_response(optimizer.update, optimizer.init(w), w, w, jax.random.key(0))
+        >>> response = mean_response(optimizer.update, optimizer.init(w), w, w)
         >>> response.to_gradient.round(4).tolist()  # 0.1 / (1 − 0.9)
         [1.0, 1.0]
     """
-    signs = _random_signs(params, key)
+    signs = _signs(params)
     grads = tree.cast_like(grads, params)
     inexact, rest = tree.partition(opt_state)
 
@@ -94,11 +91,21 @@ def geometric_limit(terms: Float[Array, "n ..."]) -> Float[Array, "..."]:
     return terms[-1] + last * ratio / (1 - ratio)
 
 
-def _random_signs(like: PyTree, key: Array) -> PyTree:
+def _signs(like: PyTree) -> PyTree:
+    """Signs without a pattern, from a hash of each entry's number.
+
+    `jax.random` would do as well, but compiles into a long program for every leaf.
+    """
     leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
-    draw = lambda key, leaf: jax.random.rademacher(key, leaf.shape, leaf.dtype)
-    return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
+
+    def draw(index, leaf):
+        number = jax.lax.iota(jnp.uint32, leaf.size) + jnp.uint32(index * 0x61C88647 % 2**32)
+        mixed = (number ^ (number >> 16)) * jnp.uint32(0x7FEB352D)
+        mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x846CA68B)
+        heads = (mixed >> 31).reshape(leaf.shape)
+        return jnp.where(heads == 1, jnp.ones_like(leaf), -jnp.ones_like(leaf))
+
+    return jax.tree.unflatten(structure, list(map(draw, range(len(leaves)), leaves)))
 
 
 def _widen(x: Array) -> Array:

@@ -151,7 +151,7 @@ def _optimizer(
     def update(grads, opt_state, params):
         return optimizer_update(run.problem, run.hparams)(grads, opt_state, params, loss)
 
-    response = mean_response(update, state.opt_state, grads, state.params, run.draw_key())
+    response = mean_response(update, state.opt_state, grads, state.params)
 
     def from_update(accumulated, integral):
         if isinstance(run.problem.optimizer, optax.GradientTransformation):
