@@ -45,11 +45,15 @@ def test_leave_one_out_equals_a_loop_over_seeds():
     exact = exact.at[3, 0].set(jnp.nan)
     grads = grads.at[1, 2].set(jnp.inf)
     found = jax.jit(dj.leave_one_out)({"x": grads}, {"x": exact})
-    assert np.isnan(found[1])
+    assert np.isnan(found.cosine[1]) and np.isnan(found.sign_agreement[1])
     for i in (0, 2, 3, 4):
         mean = np.mean([exact[j] for j in range(5) if j not in (i, 3)], axis=0)
         expected = np.dot(grads[i], mean) / np.linalg.norm(grads[i]) / np.linalg.norm(mean)
-        np.testing.assert_allclose(found[i], expected)
+        np.testing.assert_allclose(found.cosine[i], expected)
+        ratio = np.linalg.norm(grads[i]) / np.linalg.norm(mean)
+        np.testing.assert_allclose(found.norm_ratio[i], ratio)
+        signs = np.mean(np.sign(grads[i]) == np.sign(mean))
+        np.testing.assert_allclose(found.sign_agreement[i], signs)
     with pytest.raises(ValueError, match="needs at least two seeds, got 1"):
         dj.leave_one_out(grads[:1], exact[:1])
 
@@ -155,10 +159,11 @@ def test_compare_measures_what_its_parts_do(comparison):
     np.testing.assert_allclose(line.norm_ratio, Mean.of(expected.norm_ratio))
     np.testing.assert_allclose(line.sign_agreement, Mean.of(expected.sign_agreement))
     others = dj.leave_one_out(grads["line"], grads["exact"])
-    np.testing.assert_allclose(line.other_seeds, Mean.of(others))
+    np.testing.assert_allclose(line.other_seeds, Mean.of(others.cosine))
+    np.testing.assert_allclose(line.other_signs, Mean.of(others.sign_agreement))
     np.testing.assert_allclose(comparison["all"].cosine.value, 1)
     own = dj.leave_one_out(grads["exact"], grads["exact"])
-    np.testing.assert_allclose(comparison["exact"].other_seeds, Mean.of(own))
+    np.testing.assert_allclose(comparison["exact"].other_seeds, Mean.of(own.cosine))
 
 
 def test_compare_measures_time_and_memory(comparison):
@@ -184,34 +189,36 @@ def test_compare_says_the_same_in_json_and_markdown(comparison):
 
 
 def made_up(**reports):
-    """A comparison in which only (cosine, standard error), time and finite share matter."""
+    """A comparison where only cosine and signs with other seeds, time and finite share differ."""
     one = Mean(1.0, 0.0)
     return dj.Comparison(
         num_steps=1, num_seeds=8, num_hparams=1, reference="exact",
         reports=tuple(
             dj.MethodReport(
                 name=name, method=name, cosine=one, norm_ratio=one, sign_agreement=one,
-                other_seeds=Mean(*cosine), finite_share=finite, expansion=None, seconds=time,
-                time_ratio=time, compile_seconds=1.0, temporary_bytes=None,
+                other_seeds=Mean(cosine, 0.1), other_signs=Mean(signs, 0.02), finite_share=finite,
+                expansion=None, seconds=time, time_ratio=time, compile_seconds=1.0,
+                temporary_bytes=None,
             )
-            for name, (cosine, time, finite) in reports.items()
+            for name, (cosine, signs, time, finite) in reports.items()
         ),
         training_seconds=1.0, training_bytes=None, step_size=0.1,
         metasmoothness=one, outer_agreement=one,
     )  # fmt: skip
 
 
-EXACT = ((0.5, 0.1), 3.0, 1.0)
+EXACT = (0.5, 0.6, 3.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "others, expected",
     [
-        ({"near": ((0.41, 0.1), 2.0, 1.0), "far": ((0.39, 0.1), 1.0, 1.0)}, "near"),
-        ({"better": ((0.6, 0.1), 2.0, 1.0), "cheap": ((0.45, 0.1), 1.5, 1.0)}, "cheap"),
-        ({"breaks": ((0.6, 0.1), 1.0, 0.9)}, "exact"),
-        ({"never": ((math.nan, math.nan), 1.0, 0.0)}, "exact"),
-        ({"dear": ((0.6, 0.1), 4.0, 1.0)}, "exact"),
+        ({"near": (0.41, 0.59, 2.0, 1.0), "far": (0.39, 0.6, 1.0, 1.0)}, "near"),
+        ({"better": (0.6, 0.7, 2.0, 1.0), "cheap": (0.45, 0.6, 1.5, 1.0)}, "cheap"),
+        ({"wrong signs": (0.6, 0.57, 1.0, 1.0)}, "exact"),
+        ({"breaks": (0.6, 0.6, 1.0, 0.9)}, "exact"),
+        ({"never": (math.nan, math.nan, 1.0, 0.0)}, "exact"),
+        ({"dear": (0.6, 0.7, 4.0, 1.0)}, "exact"),
     ],
 )
 def test_recommendation_follows_its_rule(others, expected):
@@ -223,7 +230,7 @@ def test_recommendation_follows_its_rule(others, expected):
 
 
 def test_recommendation_warns_of_few_seeds_and_of_a_lost_scale():
-    comparison = made_up(exact=EXACT, line=((0.5, 0.1), 1.0, 1.0))
+    comparison = made_up(exact=EXACT, line=(0.5, 0.6, 1.0, 1.0))
     few = dataclasses.replace(comparison, num_seeds=3)
     assert "3 seeds are few" in few.recommendation
     small = dataclasses.replace(comparison.reports[1], norm_ratio=Mean(0.09, 0.01))

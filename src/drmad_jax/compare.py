@@ -224,6 +224,7 @@ def _report(
     """All seeds of one method, reduced."""
     stack = lambda found: jax.tree.map(lambda *x: np.stack(x), *[each.grad for each in found])
     same_seed = _agreements(stack(found), stack(exact))
+    other_seeds = _leave_one_out(stack(found), stack(exact))
     expansions = [each.expansion for each in found if each.expansion is not None]
     return MethodReport(
         name=name,
@@ -231,7 +232,8 @@ def _report(
         cosine=Mean.of(same_seed.cosine),
         norm_ratio=Mean.of(same_seed.norm_ratio),
         sign_agreement=Mean.of(same_seed.sign_agreement),
-        other_seeds=Mean.of(_leave_one_out(stack(found), stack(exact))),
+        other_seeds=Mean.of(other_seeds.cosine),
+        other_signs=Mean.of(other_seeds.sign_agreement),
         finite_share=float(np.mean([each.finite for each in found])),
         expansion=float(np.max(expansions)) if expansions else None,
         seconds=timed.seconds,

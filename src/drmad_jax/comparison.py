@@ -46,6 +46,7 @@ class MethodReport:
         norm_ratio: Its norm over that of the exact one.
         sign_agreement: Share of entries with the sign of the exact one.
         other_seeds: Cosine with the mean exact hypergradient over the other seeds.
+        other_signs: Share of entries with the sign of that mean.
         finite_share: Share of seeds with a finite hypergradient.
         expansion: Largest norm of the weights' cotangent on the way back over its norm at the end
             of training, the largest of all seeds; `None` for methods that do not go back.
@@ -62,6 +63,7 @@ class MethodReport:
     norm_ratio: Mean
     sign_agreement: Mean
     other_seeds: Mean
+    other_signs: Mean
     finite_share: float
     expansion: float | None
     seconds: float
@@ -110,13 +112,21 @@ class Comparison:
     def recommended(self) -> str:
         """Name of the cheapest method that was finite everywhere and does no worse than the exact.
 
-        Cheapest by time. No worse: its mean cosine with other seeds is not below the exact
-        method's own by more than the standard error of the latter. If there is none, the exact.
+        Cheapest by time. No worse: neither its mean cosine with other seeds, nor its share of
+        their signs, is below the exact method's own by more than the latter's standard error. If
+        there is none, the exact.
         """
-        exact = self[self.reference].other_seeds
-        bar = exact.value - (0 if math.isnan(exact.standard_error) else exact.standard_error)
-        good = [r for r in self.reports if r.finite_share == 1 and r.other_seeds.value >= bar]
-        return min(good, key=lambda r: r.time_ratio).name if good else self.reference
+        exact = self[self.reference]
+
+        def no_worse(report: MethodReport) -> bool:
+            return (
+                report.finite_share == 1
+                and report.other_seeds.value >= _least(exact.other_seeds)
+                and report.other_signs.value >= _least(exact.other_signs)
+            )
+
+        good = filter(no_worse, self.reports)
+        return min(good, key=lambda r: r.time_ratio, default=exact).name
 
     @property
     def recommendation(self) -> str:
@@ -125,14 +135,16 @@ class Comparison:
         if self.recommended == self.reference:
             sentence = (
                 f"Take {exact.name}: no cheaper method that was finite on every seed comes within "
-                f"a standard error of its cosine with other seeds ({_pm(exact.other_seeds)})"
+                f"a standard error of its own agreement with other seeds "
+                f"(cosine {_pm(exact.other_seeds)}, signs {_pm(exact.other_signs)})"
             )
         else:
             sentence = (
                 f"Take {chosen.name}: the cheapest method ({chosen.time_ratio:.2f} times plain "
-                f"training, {exact.name} {exact.time_ratio:.2f}) that was finite on every seed "
-                f"and whose cosine with other seeds ({_pm(chosen.other_seeds)}) is not below that "
-                f"of {exact.name} ({_pm(exact.other_seeds)}) by more than its standard error"
+                f"training, {exact.name} {exact.time_ratio:.2f}) that was finite on every seed and "
+                f"agrees with other seeds no worse than {exact.name}, within a standard error "
+                f"(cosine {_pm(chosen.other_seeds)} against {_pm(exact.other_seeds)}, signs "
+                f"{_pm(chosen.other_signs)} against {_pm(exact.other_signs)})"
             )
         if not 0.5 < chosen.norm_ratio.value < 2:
             sentence += (
@@ -152,8 +164,9 @@ class Comparison:
     def to_markdown(self) -> str:
         """A table with one line for each method, what it means, and the recommendation."""
         head = (
-            "method", "cosine, other seeds", "cosine, same seed", "norm ratio", "same signs",
-            "finite", "expansion", "time / training", "memory, MiB", "compiling, s",
+            "method", "cosine, other seeds", "signs, other seeds", "cosine, same seed",
+            "signs, same seed", "norm ratio", "finite", "expansion", "time / training",
+            "memory, MiB", "compiling, s",
         )  # fmt: skip
         lines = [head, ("---",) * len(head), *map(self._line, self.reports)]
         table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -161,11 +174,12 @@ class Comparison:
         return (
             f"{table}\n"
             f"{self.num_steps} inner steps, {self.num_hparams} hyperparameters, {self.num_seeds} "
-            f"seeds; mean ± standard error over the seeds where the method was finite. Same seed: "
-            f"against the hypergradient of {self.reference}, as norm ratio and signs. Other seeds: "
-            f"against the mean hypergradient of {self.reference} over all other seeds. Expansion: "
-            f"the cotangent's largest norm on the way back over the one it starts with. Plain "
-            f"training takes {self.training_seconds:.3g} s{memory}.\n\n"
+            f"seeds; mean ± standard error over the seeds where the method was finite. Signs: "
+            f"share of entries with the right one. Same seed, and norm ratio: against the "
+            f"hypergradient of {self.reference}. Other seeds: against the mean hypergradient of "
+            f"{self.reference} over all other seeds. Expansion: the cotangent's largest norm on "
+            f"the way back over the one it starts with. Plain training takes "
+            f"{self.training_seconds:.3g} s{memory}.\n\n"
             f"Metasmoothness along a step of {self.step_size:g} against the signs of the exact "
             f"hypergradient: weights {_pm(self.metasmoothness)}, outer loss "
             f"{_pm(self.outer_agreement)} (1 is smooth; near 0, hypergradients do not predict a "
@@ -175,11 +189,12 @@ class Comparison:
 
     def _line(self, report: MethodReport) -> tuple[str, ...]:
         exact = report.name == self.reference
-        same = (report.cosine, report.norm_ratio, report.sign_agreement)
+        same = (report.cosine, report.sign_agreement, report.norm_ratio)
         bytes_ = report.temporary_bytes
         return (
             f"{report.name} (exact)" if exact else report.name,
             _pm(report.other_seeds),
+            _pm(report.other_signs),
             *(("1", "1", "1") if exact else map(_pm, same)),
             f"{100 * report.finite_share:.0f} %",
             "–" if report.expansion is None else f"{report.expansion:.3g}",
@@ -187,6 +202,10 @@ class Comparison:
             "?" if bytes_ is None else _mib(bytes_),
             f"{report.compile_seconds:.1f}",
         )
+
+
+def _least(mean: Mean) -> float:
+    return mean.value - (0 if math.isnan(mean.standard_error) else mean.standard_error)
 
 
 def _pm(mean: Mean) -> str:

@@ -67,12 +67,12 @@ def agreement(grad: PyTree, reference: PyTree) -> Agreement:
     )
 
 
-def leave_one_out(grads: PyTree, references: PyTree) -> Float[Array, " n"]:
-    """Cosine of each seed's hypergradient with the mean reference over the other seeds.
+def leave_one_out(grads: PyTree, references: PyTree) -> Agreement:
+    """How each seed's hypergradient agrees with the mean reference over the other seeds.
 
     Tuning follows the expected hypergradient, of which that of one seed is a noisy sample, the
-    exact one no less. This is the number that says how good a sample it is; compare a method's
-    with that of the exact method, `leave_one_out(exact, exact)`.
+    exact one no less. These numbers say how good a sample it is; compare a method's with those of
+    the exact method, `leave_one_out(exact, exact)`.
 
     Args:
         grads: Hypergradients of one method, leading axis n ≥ 2, one entry per seed.
@@ -80,7 +80,8 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Float[Array, " n"]:
             left out of the means.
 
     Returns:
-        The cosines, NaN where the seed's own hypergradient is not finite.
+        An `Agreement` of arrays of shape (n,), NaN where the seed's own hypergradient is not
+        finite.
 
     Raises:
         ValueError: With fewer than two seeds.
@@ -88,8 +89,8 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Float[Array, " n"]:
     Example:
         >>> import drmad_jax as dj, jax.numpy as jnp
         >>> exact = jnp.array([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]])
-        >>> cosines = dj.leave_one_out(exact, exact)  # means (1, -.5), (1, .5), (1, 0)
-        >>> [round(float(cosine), 3) for cosine in cosines]
+        >>> found = dj.leave_one_out(exact, exact)  # means (1, -.5), (1, .5), (1, 0)
+        >>> [round(float(cosine), 3) for cosine in found.cosine]
         [0.316, 0.316, 1.0]
     """
     flatten = jax.vmap(lambda grad: ravel_pytree(grad)[0])
@@ -99,10 +100,10 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Float[Array, " n"]:
         raise ValueError(f"leave_one_out: needs at least two seeds, got {count}")
     usable = jnp.all(jnp.isfinite(references), axis=1, keepdims=True)
     references = jnp.where(usable, references, 0)
-
     # Not the sum over all less the seed's own: one of them may be larger by many orders.
-    others = jnp.dot(1 - jnp.eye(count, dtype=references.dtype), references)
-    return jax.vmap(lambda grad, mean: agreement(grad, mean).cosine)(grads, others)
+    weights = (1 - jnp.eye(count, dtype=references.dtype)) * usable.T.astype(references.dtype)
+    num_others = jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1)
+    return jax.vmap(agreement)(grads, jnp.dot(weights / num_others, references))
 
 
 def cotangent_norms(

@@ -17,6 +17,7 @@ from drmad_jax.experiments.plots import COLUMN_WIDTH, STYLE, save
 # Okabe and Ito's palette without its yellow, too light on white; black is the exact method.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
 MARKERS = "osD^vP*X"
+_LABEL_SIZE = 7
 
 
 def draw(folder: Path) -> list[Path]:
@@ -45,7 +46,7 @@ def cosines(record: Mapping[str, Any]) -> Figure:
     Returns:
         A figure with two panels that share their vertical axis.
     """
-    figure = Figure(figsize=(2 * COLUMN_WIDTH, 2.7), layout="constrained")
+    figure = Figure(figsize=(2 * COLUMN_WIDTH, 3.0), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     shown = [r for r in record["reports"] if r["other_seeds"]["value"] is not None]
     y = np.array([r["other_seeds"]["value"] for r in shown])
@@ -54,6 +55,7 @@ def cosines(record: Mapping[str, Any]) -> Figure:
     values = ([r["time_ratio"] for r in shown], np.array(memory) / 2**20)
     labels = ("time / plain training", "temporary memory (MiB)")
     exact = [r["name"] for r in shown].index(record["reference"])
+    later = []
     for axes, x, label in zip(panels, values, labels, strict=True):
         axes.axhspan(y[exact] - errors[exact], y[exact] + errors[exact], color="#EEEEEE")
         for report, across, up, error in zip(shown, x, y, errors, strict=True):
@@ -63,8 +65,13 @@ def cosines(record: Mapping[str, Any]) -> Figure:
             )
         _log_axis(axes, x)
         axes.set_xlabel(label)
-        _label_points(axes, x, y, [r["name"] for r in shown])
+        levels = np.linspace(-1, 1, 9)[:, None]
+        bars = np.stack(np.broadcast_arrays(np.asarray(x), y + levels * errors), axis=-1)
+        spots = dict(zip([r["name"] for r in shown], zip(x, y, strict=True), strict=True))
+        later.append((axes, spots, bars.reshape(-1, 2)))
     panels[0].set_ylabel("cosine with the mean exact\nhypergradient of other seeds")
+    for axes, spots, bars in later:
+        _label(axes, record, spots, bars)
     return figure
 
 
@@ -80,17 +87,17 @@ def cotangents(record: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(1.5 * COLUMN_WIDTH, 2.7), layout="constrained")
     axes = figure.subplots()
     axes.set_yscale("log")
-    ends, names = [], []
+    ends, drawn = {}, []
     for name, way in record["cotangent_norms"].items():
         color, marker = _look(record, name)
         norm = np.array([np.nan if n is None else n for n in way["norm"]])
         # Below the others, some of which go along with the exact one for a while.
         wide = {"linewidth": 2.4, "zorder": 1} if name == record["reference"] else {}
         axes.plot(way["step"], norm, color=color, marker=marker * (len(norm) == 1), **wide)
-        if np.isfinite(norm).any():
-            first = np.flatnonzero(np.isfinite(norm))[0]
-            ends.append((way["step"][first], norm[first]))
-            names.append(name)
+        points = np.column_stack([way["step"], norm])[np.isfinite(norm)]
+        drawn.append(points)
+        if len(points):
+            ends[name] = tuple(points[0])
     num_steps = record["num_steps"]
     axes.margins(y=0.12)
     axes.set_xlim(-0.35 * num_steps, 1.02 * num_steps)
@@ -98,8 +105,7 @@ def cotangents(record: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("inner step (the way back goes from right to left)")
     axes.set_ylabel("norm of the weights' cotangent")
     axes.grid(axis="y", linewidth=0.3)
-    x, y = zip(*ends, strict=True)
-    _label_points(axes, x, y, names, to_right=0)
+    _label(axes, record, ends, np.concatenate(drawn))
     return figure
 
 
@@ -124,40 +130,45 @@ def _log_axis(axes: Axes, values: Sequence[float] | np.ndarray) -> None:
     axes.grid(linewidth=0.3)
 
 
-def _label_points(
-    axes: Axes, x: Any, y: Any, names: Sequence[str], *, to_right: float = 0.6
+def _label(
+    axes: Axes,
+    record: Mapping[str, Any],
+    spots: Mapping[str, tuple[float, float]],
+    drawn: np.ndarray,
 ) -> None:
-    """Writes each point's name beside it, pushed apart vertically.
+    """Writes each name beside its spot, clear of other names and of what is drawn.
 
-    On its right side up to the share `to_right` of the axis, on its left side beyond.
+    Args:
+        axes: Axes with their final limits.
+        record: The contents of `compare.json`, for the methods' colours.
+        spots: Where each name belongs, in data coordinates.
+        drawn: Points to keep clear of, shape (n, 2), in data coordinates.
     """
-    axes.autoscale_view()
-    to_axes = axes.transData + axes.transAxes.inverted()
-    places = to_axes.transform(np.column_stack([x, y]))
-    for (across, up), height, name in zip(places, _spread(places[:, 1]), names, strict=True):
-        right = across < to_right
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout, which fixes what a point is on paper
+    points_per_pixel = 72 / figure.dpi
+    to_points = lambda xy: axes.transData.transform(xy) * points_per_pixel
+    (left, bottom), (right, top) = axes.bbox.get_points() * points_per_pixel
+    drawn, boxes = to_points(drawn), []
+    for name, spot in spots.items():
+        half = np.array([0.3 * _LABEL_SIZE * len(name), 0.6 * _LABEL_SIZE])
+        center = to_points(spot)
+
+        def crowding(offset: np.ndarray, center: np.ndarray = center, half: np.ndarray = half):
+            low, high = center + offset - half, center + offset + half
+            hidden = np.sum(np.all((drawn > low) & (drawn < high), axis=1))
+            clashes = sum(np.all((low < b) & (high > a)) for a, b in boxes)
+            outside = low[0] < left or low[1] < bottom or high[0] > right or high[1] > top
+            return hidden + 100 * (clashes + outside), abs(offset[1])
+
+        rows = np.arange(-5, 6) * 1.2 * _LABEL_SIZE
+        sides = half[0] + 6, -half[0] - 6
+        offset = min((np.array([dx, dy]) for dy in rows for dx in sides), key=crowding)
+        boxes.append((center + offset - half, center + offset + half))
+        color, _ = _look(record, name)
+        line = {"arrowstyle": "-", "linewidth": 0.6, "color": color, "shrinkA": 0}
         axes.annotate(
-            name,
-            (across, up),
-            xytext=(across + (0.04 if right else -0.04), height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            ha="left" if right else "right",
-            va="center",
-            fontsize=7,
-            bbox={"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.8},
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#999999", "shrinkA": 0},
-        )
-
-
-def _spread(heights: np.ndarray, gap: float = 0.08) -> np.ndarray:
-    """Moves heights, as little as it takes, so that they keep a distance."""
-    order = np.argsort(heights)
-    spread = heights[order].copy()
-    for _ in range(100):
-        short = np.maximum(0, gap - np.diff(spread)) / 2
-        spread[1:] += short
-        spread[:-1] -= short
-    result = np.empty_like(spread)
-    result[order] = spread
-    return result
+            name, spot, tuple(offset), textcoords="offset points", ha="center", va="center",
+            fontsize=_LABEL_SIZE, arrowprops=line, in_layout=False,
+        )  # fmt: skip
