@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; --resume goes on from the last finished outer step", file=sys.stderr)
+        can_resume = hasattr(options, "resume")
+        hint = "; --resume goes on from the last finished outer step" if can_resume else ""
+        print(f"\ninterrupted{hint}", file=sys.stderr)
         return 130
     return 0
 
