@@ -143,7 +143,7 @@ class Comparison:
         """One sentence on which method to take, and why."""
         chosen, best, exact = self[self.recommended], self[self.best], self._exact
         if not self._finite():
-            return f"Nothing to recommend: neither {exact.name} nor another was finite on every seed."
+            return "Nothing to recommend: no method could be judged on every seed."
         sentence = (
             f"Take {chosen.name}: of the methods that were finite on every seed, the cheapest "
             f"({chosen.time_ratio:.2f} times plain training, {exact.name} {exact.time_ratio:.2f}) "
