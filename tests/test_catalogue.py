@@ -115,7 +115,7 @@ def grad_of_network(method):
 
 
 @pytest.mark.parametrize(
-    "entry", entries(lambda entry: entry.factory is dj.drmad, slow=["drmad(num_segments=n)"])
+    "entry", entries(lambda entry: entry.factory is dj.drmad, slow=["drmad(knots=2)"])
 )
 def test_hyperparameters_declared_wrong_are(entry):
     reference, grad = grad_of_network(dj.stored()), grad_of_network(entry.example)

@@ -61,38 +61,6 @@ def test_leave_one_out_equals_a_loop_over_seeds():
 ARGUMENTS = (problems.hparams(), problems.params(), problems.batches(), problems.data())
 
 
-def test_cotangent_norms_are_those_that_info_sums_up():
-    method, num_steps = dj.drmad(num_reverse_steps=3), 8
-    steps, norms = dj.cotangent_norms(problems.problem(), num_steps=num_steps, method=method)(
-        *ARGUMENTS
-    )
-    out = jax.jit(dj.hypergradient(problems.problem(), num_steps=num_steps, method=method))(
-        *ARGUMENTS
-    )
-    np.testing.assert_array_equal(steps, method.steps(num_steps).position)
-    np.testing.assert_allclose(norms[0], out.info.cotangent_norm_at_start)
-    largest = max(norms.max(), float(out.info.cotangent_norm_at_end))
-    np.testing.assert_allclose(largest, out.info.cotangent_norm)
-
-
-def test_published_steps_stand_where_their_weights_do():
-    loss = lambda w, h, x: jnp.sum(w**2) * h
-    problem = dj.Problem(loss, loss, optax.sgd(0.1))
-    method = dj.published_drmad(num_reverse_steps=3)
-    norms_of = dj.cotangent_norms(problem, num_steps=10, method=method)
-    steps, _ = norms_of(1.0, jnp.ones(2), jnp.zeros(10), None)
-    np.testing.assert_allclose(steps, 10 * np.linspace(0.001, 0.999, 3))
-
-
-def test_methods_without_reverse_steps_have_no_cotangent_norms():
-    loss = lambda w, h, x: jnp.sum((w - h) ** 2)
-    problem = dj.Problem(loss, loss, optax.sgd(0.1))
-    steps, norms = dj.cotangent_norms(problem, num_steps=3, method=dj.implicit())(
-        jnp.ones(2), jnp.zeros(2), jnp.zeros(3), None
-    )
-    assert len(steps) == len(norms) == 0
-
-
 def metasmoothness(response, hparams, **options):
     """Of training that ends at w = response(λ) after its only step, with E = Σw."""
     loss = lambda w, h, x: jnp.sum((w - response(h)) ** 2)
@@ -197,8 +165,8 @@ def made_up(**reports):
             dj.MethodReport(
                 name=name, method=name, cosine=one, norm_ratio=one, sign_agreement=one,
                 other_seeds=Mean(cosine, 0.1), other_signs=one, finite_share=finite,
-                expansion=None, seconds=time, time_ratio=time, compile_seconds=1.0,
-                temporary_bytes=None,
+                expansion=None, cotangent_norms=None, seconds=time, time_ratio=time,
+                compile_seconds=1.0, temporary_bytes=None,
             )
             for name, (cosine, time, finite) in reports.items()
         ),

@@ -19,7 +19,7 @@ def quadratic(optimizer):
     return dj.Problem(inner, outer, optimizer)
 
 
-METHODS = [dj.unrolled(), dj.stored(), dj.checkpointed(), dj.drmad(curvature="hessian")]
+METHODS = [dj.unrolled(), dj.stored(), dj.checkpointed(), dj.drmad(knots=2, curvature="hessian")]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

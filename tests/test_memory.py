@@ -80,8 +80,13 @@ def scans(jaxpr):
 
 @pytest.mark.parametrize(
     "method",
-    [dj.drmad(), dj.drmad(knots=8), dj.drmad(num_reverse_steps=10), dj.stored()],
-    ids=["line", "knots", "strided", "stored"],
+    [
+        dj.drmad(),
+        dj.drmad(knots=2, curvature="hessian"),
+        dj.drmad(num_reverse_steps=10),
+        dj.stored(),
+    ],
+    ids=["segments", "line", "strided", "stored"],
 )
 def test_the_reverse_scan_stacks_no_outputs(method):
     jaxpr = jax.make_jaxpr(mnist_hypergradient(100, method))(*mnist_arguments()).jaxpr

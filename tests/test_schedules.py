@@ -34,9 +34,8 @@ def test_every_segment_of_a_path_has_its_own_rate():
     knots, target = (0, 2, 6, 8), 1.0
     loss = lambda w, h, x: 0.5 * jnp.sum((w - target) ** 2)
     optimizer = lambda h: optax.sgd(per_block(h, knots[-1], edges=knots[1:-1]))
-    compute = dj.hypergradient(
-        dj.Problem(loss, loss, optimizer), num_steps=8, method=dj.drmad(knots=knots)
-    )
+    method = dj.drmad(knots=knots, curvature="hessian")
+    compute = dj.hypergradient(dj.Problem(loss, loss, optimizer), num_steps=8, method=method)
     rates = np.array([0.1, 0.3, 0.2])
     out = jax.jit(compute)(rates, jnp.zeros(1), jnp.zeros(8), None)
     # The path is straight within each segment: w_t between the ends of the exponential decays.

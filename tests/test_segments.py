@@ -285,7 +285,7 @@ def test_running_statistics_lead_back_to_the_weights():
         ({"num_segments": 2, "weighting": "none"}, "leave weighting"),
         ({"num_segments": 2, "curvature": "filtered_hessian"}, "for single steps"),
         ({"on_expansion": "stop"}, "`on_expansion` must be one of"),
-        ({"knots": "means"}, "give `num_segments` too"),
+        ({"knots": "means", "num_reverse_steps": 2}, "give `num_segments`, or a number"),
         ({"knots": "mean", "num_segments": 2}, "`knots` must be one of"),
         (
             {"knots": "means", "num_segments": 2, "optimizer_state": "final"},

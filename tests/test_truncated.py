@@ -54,7 +54,9 @@ def test_the_method_keeps_its_path_and_curvature():
     problem, hparams, batches = problems.problem(), problems.hparams(), problems.batches()
     params, data = problems.params(), problems.data()
     final = compute(last_steps(), None).params
-    method = last_steps(method=dj.drmad(optimizer_state="interpolated", num_reverse_steps=2))
+    method = last_steps(
+        method=dj.drmad(knots=2, optimizer_state="interpolated", num_reverse_steps=2)
+    )
 
     @jax.jit
     def by_hand():

@@ -5,7 +5,7 @@ from drmad_jax.adaptation import OnlineState
 from drmad_jax.batches import Minibatches, host_batches, minibatches
 from drmad_jax.compare import compare
 from drmad_jax.comparison import Comparison, MethodReport
-from drmad_jax.diagnostics import Agreement, agreement, cotangent_norms, leave_one_out
+from drmad_jax.diagnostics import Agreement, agreement, leave_one_out
 from drmad_jax.forward_mode import forward, forward_gradient
 from drmad_jax.gradient import curvature_product, inner_gradient
 from drmad_jax.hypergradient import Hypergradient, hypergradient, train
@@ -71,7 +71,6 @@ __all__ = [
     "checkpointed",
     "compare",
     "composite_loss",
-    "cotangent_norms",
     "curvature_product",
     "drmad",
     "evolution_strategies",

@@ -122,11 +122,12 @@ class _Found(NamedTuple):
     grad: PyTree
     finite: bool
     expansion: float | None
+    profile: np.ndarray | None
 
     @classmethod
     def of(cls, out: Hypergradient) -> "_Found":
         grad, finite, info = jax.device_get((out.grad, out.info.finite, out.info))
-        return cls(grad, bool(finite), _expansion(info))
+        return cls(grad, bool(finite), _expansion(info), info.cotangent_norm_profile)
 
 
 class _Timed:
@@ -226,6 +227,7 @@ def _report(
     same_seed = _agreements(stack(found), stack(exact))
     other_seeds = _leave_one_out(stack(found), stack(exact))
     expansions = [each.expansion for each in found if each.expansion is not None]
+    profiles = [each.profile for each in found if each.profile is not None]
     return MethodReport(
         name=name,
         method=str(method),
@@ -236,6 +238,8 @@ def _report(
         other_signs=Mean.of(other_seeds.sign_agreement),
         finite_share=float(np.mean([each.finite for each in found])),
         expansion=float(np.max(expansions)) if expansions else None,
+        # The parts of training that are visited are the same for all seeds.
+        cotangent_norms=tuple(np.median(profiles, axis=0).tolist()) if profiles else None,
         seconds=timed.seconds,
         time_ratio=timed.seconds / training.seconds,
         compile_seconds=timed.compile_seconds,

@@ -50,6 +50,9 @@ class MethodReport:
         finite_share: Share of seeds with a finite hypergradient.
         expansion: Largest norm of the weights' cotangent on the way back over its norm at the end
             of training, the largest of all seeds; `None` for methods that do not go back.
+        cotangent_norms: The norm of the weights' cotangent in each of 32 equal parts of training,
+            the median of all seeds, NaN in parts that the way back does not visit; `None` for
+            methods that do not go back.
         seconds: Median of one call, training included.
         time_ratio: The same over plain training.
         compile_seconds: Time the compiler took.
@@ -66,6 +69,7 @@ class MethodReport:
     other_signs: Mean
     finite_share: float
     expansion: float | None
+    cotangent_norms: tuple[float, ...] | None
     seconds: float
     time_ratio: float
     compile_seconds: float

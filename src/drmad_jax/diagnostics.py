@@ -1,24 +1,13 @@
 """How near a hypergradient is to the exact one, and to what tuning needs."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax.check import check_inexact
-from drmad_jax.gradient import Curvature
-from drmad_jax.hypergradient import outer_cotangent
-from drmad_jax.method import Method
-from drmad_jax.problem import Problem, TrainState, init_state
-from drmad_jax.reverse import Reverse
-from drmad_jax.step import Cotangent, ReverseInfo
-from drmad_jax.unroll import Run
 
 
 class Agreement(NamedTuple):
@@ -104,87 +93,6 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Agreement:
     weights = (1 - jnp.eye(count, dtype=references.dtype)) * usable.T.astype(references.dtype)
     num_others = jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1)
     return jax.vmap(agreement)(grads, jnp.dot(weights / num_others, references))
-
-
-def cotangent_norms(
-    problem: Problem, *, num_steps: int, method: Method
-) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """The norm of the weights' cotangent at every reverse step: where on its way a method expands.
-
-    Runs on the host: the compiled way back reports each step to it. For looking at single runs.
-
-    Args:
-        problem: The problem.
-        num_steps: Number of inner steps T.
-        method: A method whose way back takes reverse steps; others report nothing.
-
-    Returns:
-        A function of the arguments of a hypergradient, which returns where the visited steps stand
-        on the way of training, in steps from its start, and ‖w̄‖ after each; NumPy arrays of the
-        same length, in the order of training.
-
-    Example:
-        >>> import drmad_jax as dj, jax.numpy as jnp, optax
-        >>> loss = lambda w, l2, x: jnp.sum((w - x) ** 2) + l2 * jnp.sum(w**2)
-        >>> problem = dj.Problem(loss, lambda w, l2, x: jnp.sum((w - x) ** 2), optax.sgd(0.125))
-        >>> norms = dj.cotangent_norms(problem, num_steps=3, method=dj.stored())
-        >>> steps, found = norms(1.0, jnp.zeros(1), jnp.ones((3, 1)), jnp.ones(1))
-        >>> (found[1:] / found[:-1]).round(2).tolist()  # 1 / (1 − .125 · (2 + 2 l2))
-        [2.0, 2.0]
-    """
-
-    def call(
-        hparams: PyTree,
-        params: PyTree,
-        inner_batches: PyTree,
-        outer_batch: PyTree,
-        *,
-        model_state: PyTree = None,
-        key: Array | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        reported: dict[int, float] = {}
-
-        def report(step: Array, norm: Array) -> None:
-            reported[int(step)] = float(norm)
-
-        @jax.jit
-        def go(hparams, params, inner_batches, outer_batch, model_state, key):
-            start = lambda hparams: init_state(problem, hparams, params, model_state=model_state)
-            run = _Reporting(problem, num_steps, hparams, inner_batches, key, start, report=report)
-            state = tree.cast_like(start(hparams), start(hparams))
-            final, trace = method.forward(run, state)
-            _, cotangent = outer_cotangent(problem, final, hparams, outer_batch)
-            return method.backward(run, trace, cotangent)[0]
-
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
-        go(hparams, params, inner_batches, outer_batch, model_state, key)
-        jax.effects_barrier()
-        steps = np.array(sorted(reported), int)
-        return _places(method, num_steps, steps), np.array([reported[step] for step in steps])
-
-    return call
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reporting(Run):
-    """A run that reports the cotangent after each reverse step."""
-
-    report: Callable[[Array, Array], None] = lambda step, norm: None
-
-    def reverse_step(
-        self, state: TrainState, cotangent: Cotangent, weight: PyTree, *, curvature: Curvature
-    ) -> tuple[Cotangent, ReverseInfo]:
-        cotangent, info = super().reverse_step(state, cotangent, weight=weight, curvature=curvature)
-        jax.debug.callback(self.report, state.step, info.cotangent_norm)
-        return cotangent, info
-
-
-def _places(method: Method, num_steps: int, steps: np.ndarray) -> np.ndarray:
-    """Where steps are linearised: published DrMAD takes its batches elsewhere than its weights."""
-    visits = method.steps(num_steps) if isinstance(method, Reverse) else None
-    if visits is None or not visits.static:
-        return steps.astype(float)
-    return np.asarray(visits.position, float)[np.searchsorted(visits.step, steps)]
 
 
 def _unit(vector: PyTree) -> tuple[Float[Array, " m"], Float[Array, ""]]:

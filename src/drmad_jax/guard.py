@@ -5,12 +5,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from drmad_jax import tree
 from drmad_jax.method import Info
 from drmad_jax.problem import TrainState
 from drmad_jax.step import Cotangent
+from drmad_jax.visits import Visits
 
 OnExpansion = Literal["continue", "truncate", "gauss_newton"]
 ON_EXPANSION = ("continue", "truncate", "gauss_newton")
@@ -30,7 +32,6 @@ class Guard(NamedTuple):
         profile: Its norm in each of 32 equal parts of training, NaN where nothing was visited.
         expanded: Whether it has outgrown `EXPANSION` times its norm at the end.
         num_visits: Visits taken.
-        num_steps: Number of inner steps T.
     """
 
     at_end: Float[Array, ""]
@@ -39,11 +40,10 @@ class Guard(NamedTuple):
     profile: Float[Array, "32"]
     expanded: Bool[Array, ""]
     num_visits: Int[Array, ""]
-    num_steps: Int[Array, ""]
 
-    def after(self, state: TrainState, norm: Float[Array, ""]) -> "Guard":
-        """With one more visit."""
-        part = (state.step.astype(jnp.float32) / self.num_steps * NUM_BINS).astype(jnp.int32)
+    def after(self, place: Float[Array, ""], norm: Float[Array, ""]) -> "Guard":
+        """With one more visit, at a place from 0 to 1 on the way of training."""
+        part = jnp.minimum((place * NUM_BINS).astype(jnp.int32), NUM_BINS - 1)
         return self._replace(
             latest=norm,
             largest=jnp.maximum(self.largest, norm),
@@ -65,15 +65,28 @@ class Guard(NamedTuple):
         )
 
 
-def start_guard(cotangent: Cotangent, num_steps: int) -> Guard:
+def start_guard(cotangent: Cotangent) -> Guard:
     """The guard before the first visit."""
     norm = jnp.sqrt(tree.squared_norm(cotangent.state.params))
     profile = jnp.full(NUM_BINS, jnp.nan, jnp.float32)
-    return Guard(norm, norm, norm, profile, jnp.array(False), jnp.int32(0), jnp.float32(num_steps))
+    return Guard(norm, norm, norm, profile, jnp.array(False), jnp.int32(0))
+
+
+def places(visits: Visits, num_steps: int) -> Callable[[TrainState, Guard], Float[Array, ""]]:
+    """Where on the way of training, from 0 to 1, the next visit is linearised.
+
+    Known by its number, not by its step: published DrMAD takes its batches elsewhere.
+    """
+    if not visits.static:
+        return lambda state, guard: state.step.astype(jnp.float32) / num_steps
+    backwards = np.asarray(visits.position, np.float32)[::-1] / num_steps
+    return lambda state, guard: jnp.asarray(backwards)[guard.num_visits]
 
 
 def guarded(
-    take: Callable[..., tuple[Cotangent, PyTree]], on_expansion: OnExpansion
+    take: Callable[..., tuple[Cotangent, PyTree]],
+    on_expansion: OnExpansion,
+    place: Callable[[TrainState, Guard], Array],
 ) -> Callable[[tuple[Cotangent, Guard], TrainState, Array | None], tuple[Cotangent, Guard]]:
     """A visit that does what `on_expansion` says once the cotangent has expanded.
 
@@ -83,6 +96,7 @@ def guarded(
         on_expansion: "continue" only watches; "truncate" ends the way back before the visit that
             expands it; "gauss_newton" takes that visit and all after it with Gauss–Newton
             curvature.
+        place: Where the next visit stands; made by `places`.
 
     Returns:
         `((cotangent, guard), state, weight) -> (cotangent, guard)`.
@@ -91,7 +105,7 @@ def guarded(
     def visit(carry, state, weight):
         cotangent, guard = carry
         cotangent, info = take(state, cotangent, weight, safe=False)
-        return cotangent, guard.after(state, info.cotangent_norm)
+        return cotangent, guard.after(place(state, guard), info.cotangent_norm)
 
     if on_expansion == "continue":
         return visit
@@ -101,7 +115,7 @@ def guarded(
         if on_expansion == "truncate":
             return cotangent, guard
         cotangent, info = take(state, cotangent, weight, safe=True)
-        return cotangent, guard.after(state, info.cotangent_norm)
+        return cotangent, guard.after(place(state, guard), info.cotangent_norm)
 
     def visit_or_retry(carry, state, weight):
         tried = visit(carry, state, weight)

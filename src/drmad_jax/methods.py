@@ -105,7 +105,7 @@ def checkpointed(
 
 def drmad(
     *,
-    knots: int | Sequence[int] | Literal["means"] = 2,
+    knots: int | Sequence[int] | Literal["means"] | None = None,
     curvature: str = "auto",
     num_reverse_steps: int | MeasuredStride | None = None,
     num_segments: int | None = None,
@@ -117,24 +117,28 @@ def drmad(
     batches: Literal["original", "fresh"] = "original",
     on_expansion: OnExpansion = "continue",
 ) -> Reverse:
-    """Approximate: training is remembered by its two ends (and knots), w_t stands on the line.
+    """Approximate: training is remembered by a few of its states, with straight lines between them.
 
-    w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). Where the paper takes the Hessian along that
-    line, which expands wherever curvature is negative or sharp and training merely steered around
-    it, the default takes the Gauss–Newton matrix if the loss has the structure.
+    w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016), or on lines between some more states, the
+    knots. The paper goes back along it step by step with the Hessian, which expands wherever
+    curvature is negative or sharp and training merely steered around it. The default takes ten
+    segments of the path at once instead, and the positive part of the Hessian in each, which
+    cannot expand: a hundred curvature products, whatever T is.
 
     Args:
-        knots: 2 for the line; n knots at T(k/(n−1))²; or the knots' steps, increasing from 0 to T.
-            T + 1 knots are the true trajectory. "means" puts each segment at the mean of its states
-            instead, and needs `num_segments`.
-        curvature: "gauss_newton"; "hessian"; "filtered_hessian", which leaves the Hessian product
-            out of single steps where it would expand the cotangent; or "auto": Gauss–Newton for a
-            `composite_loss`, for any other loss the Hessian, filtered in single steps. Of either,
-            segments take the positive part.
-        num_reverse_steps: Number S of visited steps; `None` for all T; or
+        knots: n knots at T(k/(n−1))², 2 for the line; or the knots' steps, increasing from 0 to T;
+            T + 1 knots are the true trajectory. `None` for 8, or as many as fit. "means" puts each
+            segment at the mean of its states instead.
+        curvature: "hessian"; "gauss_newton", for a `composite_loss`; "filtered_hessian", which
+            leaves the Hessian product out of single steps where it would expand the cotangent. Of
+            each, segments take the positive part. "auto" is the Hessian for segments; for single
+            steps Gauss–Newton where the loss has the structure, and the filtered Hessian elsewhere.
+        num_reverse_steps: Single steps back: the number S of visited ones, or
             `measured_steps(cap=…)`, which sets S from the length of the path.
-        num_segments: Instead of single steps, the whole path in this many segments: the reverse
-            pass of each is a linear flow, taken at once by Lanczos (see `Segments`).
+        num_segments: Segments of the path, each a linear flow that Lanczos takes at once (see
+            `Segments`). With neither this nor `num_reverse_steps`, curvature="auto" takes 10 of
+            them (in runs below 1,000 steps one for a hundred, at least 2), and any other curvature
+            all T single steps.
         num_products: Curvature products in each segment.
         batches_per_product: Inner batches, spread over the segment, that each product averages.
         spacing: Of visited steps or segments: "dense" near the end of training, or "even".
@@ -150,15 +154,15 @@ def drmad(
     Cost:
         Memory: one training state for each knot (and 4 bytes a step for each counter in the
         optimizer state); with segments also `num_products` + 4 vectors like the weights, and the
-        activations of `batches_per_product` batches. Reverse pass: S reverse steps; or
-        `num_segments` · `num_products` curvature products, whatever T is.
+        activations of `batches_per_product` batches. Reverse pass: `num_segments` · `num_products`
+        curvature products; or S reverse steps.
     Bias:
         Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
-        line, and Gauss–Newton leaves out the model's own curvature. Segments also take the
-        optimizer's answer to the gradient as immediate, leave out negative curvature, and pass over
-        a cotangent of the optimizer's state (`train`). Hypergradients of learning rates and
-        momenta need the true velocity and are wrong here, sign errors included: use
-        `checkpointed`. With the Hessian it may diverge: look at `info.cotangent_norm`.
+        path. Segments take the optimizer's answer to the gradient as immediate, leave out negative
+        curvature, and pass over a cotangent of the optimizer's state (`train`). Gauss–Newton leaves
+        out the model's own curvature. Hypergradients of learning rates and momenta need the true
+        velocity and are biased here, sign errors included: use `checkpointed`. Single steps with
+        the Hessian may diverge: look at `info.expanded`.
 
     Raises:
         ValueError: On knots that do not increase from 0, a count below 1, an unknown name, or
@@ -166,6 +170,8 @@ def drmad(
 
     Example:
         >>> import drmad_jax as dj
+        >>> dj.drmad().steps.num_products
+        10
         >>> dj.drmad(num_reverse_steps=200).steps
         Stride(count=200, spacing='dense', weighting='count')
     """
@@ -177,7 +183,8 @@ def drmad(
     check_choice("drmad", "on_expansion", on_expansion, ON_EXPANSION)
     check_count("drmad", "num_products", num_products)
     check_count("drmad", "batches_per_product", batches_per_product)
-    if num_segments is None:
+    by_default = num_reverse_steps is None and curvature == "auto"
+    if num_segments is None and not by_default:
         steps = _reverse_steps(num_reverse_steps, spacing, weighting)
     else:
         _check_segments(num_segments, num_reverse_steps, weighting, curvature)
@@ -305,15 +312,17 @@ def _reverse(path: Path, curvature: str, steps: ReverseSteps) -> Reverse:
 
 
 def _path(
-    knots: int | Sequence[int] | str, optimizer_state: StateOnPath, steps: ReverseSteps
+    knots: int | Sequence[int] | str | None, optimizer_state: StateOnPath, steps: ReverseSteps
 ) -> Path:
+    if knots is None:
+        return Interpolated(None, optimizer_state)
     if not isinstance(knots, str):
         return Interpolated(_knots(knots), optimizer_state)
     check_choice("drmad", "knots", knots, ("means",))
     if not isinstance(steps, Segments):
         raise ValueError(
-            'drmad: knots="means" are the means of segments: give `num_segments` too, or a number '
-            "of knots"
+            'drmad: knots="means" are the means of segments: give `num_segments`, or a number of '
+            "knots"
         )
     if optimizer_state != "auto":
         raise ValueError(
@@ -324,9 +333,10 @@ def _path(
 
 
 def _check_segments(
-    count: int, num_reverse_steps: object, weighting: Weighting, curvature: str
+    count: int | None, num_reverse_steps: object, weighting: Weighting, curvature: str
 ) -> None:
-    check_count("drmad", "num_segments", count)
+    if count is not None:
+        check_count("drmad", "num_segments", count)
     if num_reverse_steps is not None:
         raise ValueError(
             "drmad: give `num_segments` (whole segments at once) or `num_reverse_steps` (single "

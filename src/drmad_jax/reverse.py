@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.gradient import Curvature, resolve_curvature
-from drmad_jax.guard import OnExpansion, guarded, start_guard
+from drmad_jax.guard import OnExpansion, guarded, places, start_guard
 from drmad_jax.method import Info
 from drmad_jax.paths import Frozen, Interpolated, Path
 from drmad_jax.problem import TrainState
@@ -61,8 +61,9 @@ class Reverse:
             visits = self.steps.spread(run.num_steps, count)
         if isinstance(self.steps, Segments):
             cotangent = settle(run, final, cotangent)
-        visit = guarded(functools.partial(self._take, run), self.on_expansion)
-        carry = (cotangent, start_guard(cotangent, run.num_steps))
+        place = places(visits, run.num_steps)
+        visit = guarded(functools.partial(self._take, run), self.on_expansion, place)
+        carry = (cotangent, start_guard(cotangent))
         cotangent, guard = self.path.backward(run, trace, visit, carry, visits)
         return cotangent, guard.info()
 
@@ -80,9 +81,12 @@ class Reverse:
     def _curvature(self, run: Run) -> Curvature:
         if self.curvature != "auto":
             return resolve_curvature(run.problem, self.curvature)
+        if isinstance(self.steps, Segments):
+            # Of which they take the positive part.
+            return "hessian"
         curvature = resolve_curvature(run.problem, "auto")
-        # On the true trajectory the Hessian is exact; of segments it is the positive part anyway.
-        stands_in = isinstance(self.path, Interpolated) and not isinstance(self.steps, Segments)
+        # On the true trajectory the Hessian is exact.
+        stands_in = isinstance(self.path, Interpolated)
         return "filtered_hessian" if curvature == "hessian" and stands_in else curvature
 
     def _measured_count(self, run: Run, start: TrainState, final: TrainState) -> Array | None:

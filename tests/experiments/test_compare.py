@@ -33,8 +33,7 @@ def test_compare_writes_tables_and_figures(config_file, tmp_path, capsys):
     record = json.loads((folder / "compare.json").read_text())
     assert [r["name"] for r in record["reports"]] == ["drmad", REFERENCE]
     assert record["step_size"] == 0.1
-    assert set(record["cotangent_norms"]) == {"drmad", REFERENCE}
-    assert len(record["cotangent_norms"]["drmad"]["norm"]) == 12
+    assert [len(r["cotangent_norms"]) for r in record["reports"]] == [32, 32]
     assert configs.load(folder / "config.toml").inner.num_steps == 12
 
     paths = [folder / "figures" / f"{name}.png" for name in ("cosines", "cotangents")]

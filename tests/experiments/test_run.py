@@ -206,6 +206,7 @@ def test_diverged_training_stops_the_run(tiny, tmp_path):
         assert (hparams["dense_0"] == np.float32(-4.4)).all()
 
 
+@pytest.mark.filterwarnings("ignore:this optimizer has no finite derivative")
 def test_hypergradient_that_is_not_finite_stops_the_run(tiny, tmp_path):
     """Adam at eps_root = 0, where pixels that are always blank have no gradient at all."""
     tiny["inner"]["optimizer"] = {"name": "adam", "learning_rate": 0.01}

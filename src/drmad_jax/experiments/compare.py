@@ -2,12 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 import drmad_jax as dj
@@ -17,12 +15,10 @@ from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.files import write_text
 from drmad_jax.experiments.outer_step import outer_key
 from drmad_jax.experiments.summary import device, versions
-from drmad_jax.experiments.tasks import Task, make_task
+from drmad_jax.experiments.tasks import make_task
 
 CONFIG, JSON, MARKDOWN = "config.toml", "compare.json", "compare.md"
 REFERENCE = "checkpointed"
-# Points of a cotangent's way that are kept for the figure.
-_PROFILE_POINTS = 200
 
 
 def standard_methods(config: Config) -> dict[str, dj.Method]:
@@ -38,20 +34,21 @@ def standard_methods(config: Config) -> dict[str, dj.Method]:
     return {
         "published_drmad": dj.published_drmad(num_reverse_steps=few),
         "drmad": dj.drmad(),
-        "drmad_8_knots": dj.drmad(knots=8),
-        "drmad_segments": dj.drmad(num_segments=10),
+        "drmad_line": dj.drmad(knots=2),
+        "drmad_means": dj.drmad(knots="means"),
         "truncated": dj.truncated(num_reverse_steps=few),
         "one_step": dj.one_step(),
         "implicit": dj.implicit(solver="cg", max_iterations=20, num_batches=max(1, few // 20)),
         REFERENCE: dj.checkpointed(),
         "stored": dj.stored(),
+        "drmad_steps": dj.drmad(curvature="gauss_newton"),
         "drmad_strided": dj.drmad(num_reverse_steps=few),
         "config": config.method.build(),
     }
 
 
 DEFAULT_METHODS = (
-    "published_drmad", "drmad", "drmad_8_knots", "drmad_segments", "truncated", "one_step",
+    "published_drmad", "drmad", "drmad_line", "drmad_strided", "truncated", "one_step",
     "implicit", REFERENCE,
 )  # fmt: skip
 
@@ -94,8 +91,7 @@ def compare(
         step_size=_step_size(config),
     )
     sample = jax.jit(task.sample)
-    run = lambda seed: sample(outer_key(config, seed), data)._asdict()
-    runs = map(run, range(num_seeds))
+    runs = (sample(outer_key(config, seed), data)._asdict() for seed in range(num_seeds))
     if progress:
         tqdm.write(f"compiling {len(methods)} methods", file=sys.stderr)
         runs = tqdm(runs, desc=f"{config.name} compare", total=num_seeds, unit="seed")
@@ -103,7 +99,6 @@ def compare(
         comparison = measure(task.init_hparams(), runs)
     except ValueError as error:
         raise ConfigError(f"this comparison cannot be run: {error}") from error
-    profiles = {name: _profile(config, task, method, run(0)) for name, method in methods.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, to_toml(config))
     write_text(folder / MARKDOWN, comparison.to_markdown())
@@ -112,7 +107,6 @@ def compare(
         "versions": versions(),
         "device": device(),
         **json.loads(comparison.to_json()),
-        "cotangent_norms": {name: profile for name, profile in profiles.items() if profile},
     }
     write_text(folder / JSON, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return comparison
@@ -130,16 +124,3 @@ def _step_size(config: Config) -> float:
     """One outer update, where the outer optimizer's step size is a number."""
     rate = config.outer.optimizer.parameters().get("learning_rate")
     return float(rate) if isinstance(rate, int | float) and rate > 0 else 0.1
-
-
-def _profile(
-    config: Config, task: Task, method: dj.Method, run: Mapping[str, Any]
-) -> dict[str, list[float | None]]:
-    """The cotangent's norm at some of the reverse steps; empty for methods without any."""
-    norms_of = dj.cotangent_norms(task.problem, num_steps=config.inner.num_steps, method=method)
-    steps, norms = norms_of(task.init_hparams(), **run)
-    if not len(steps):
-        return {}
-    kept = np.unique(np.linspace(0, len(steps) - 1, _PROFILE_POINTS).round().astype(int))
-    finite = [float(norm) if np.isfinite(norm) else None for norm in norms[kept]]
-    return {"step": steps[kept].tolist(), "norm": finite}

@@ -32,7 +32,7 @@ def draw(folder: Path) -> list[Path]:
     record = json.loads((folder / JSON).read_text(encoding="utf-8"))
     with matplotlib.rc_context(STYLE):
         figures = {"cosines": cosines(record)}
-        if record["cotangent_norms"]:
+        if any(report["cotangent_norms"] for report in record["reports"]):
             figures["cotangents"] = cotangents(record)
         return [save(figure, folder, name) for name, figure in figures.items()]
 
@@ -88,13 +88,17 @@ def cotangents(record: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     axes.set_yscale("log")
     ends, drawn = {}, []
-    for name, way in record["cotangent_norms"].items():
+    for report in record["reports"]:
+        if report["cotangent_norms"] is None:
+            continue
+        name = report["name"]
         color, marker = _look(record, name)
-        norm = np.array([np.nan if n is None else n for n in way["norm"]])
+        norms = [np.nan if norm is None else norm for norm in report["cotangent_norms"]]
+        middles = record["num_steps"] * (np.arange(len(norms)) + 0.5) / len(norms)
+        points = np.column_stack([middles, norms])[np.isfinite(norms)]
         # Below the others, some of which go along with the exact one for a while.
         wide = {"linewidth": 2.4, "zorder": 1} if name == record["reference"] else {}
-        axes.plot(way["step"], norm, color=color, marker=marker * (len(norm) == 1), **wide)
-        points = np.column_stack([way["step"], norm])[np.isfinite(norm)]
+        axes.plot(*points.T, color=color, marker=marker * (len(points) < 12), markersize=3, **wide)
         drawn.append(points)
         if len(points):
             ends[name] = tuple(points[0])

@@ -25,24 +25,25 @@ class Interpolated:
 
     Attributes:
         knots: Number of knots n, placed at T(k/(n−1))², dense where training moves fast; or the
-            steps themselves, increasing from 0 to T.
+            steps themselves, increasing from 0 to T. `None` for 8, or as many as fit.
         state: What stands for the optimizer's and the model's state: "final" their last value,
             "interpolated" as the weights; "auto" is final on the line, interpolated on knots.
     """
 
-    knots: int | tuple[int, ...] = 2
+    knots: int | tuple[int, ...] | None = 2
     state: StateOnPath = "auto"
 
     def times(self, num_steps: int) -> np.ndarray:
         """Steps of the knots, strictly increasing from 0 to T."""
-        if isinstance(self.knots, int):
-            if self.knots > num_steps + 1:
+        if self.knots is None or isinstance(self.knots, int):
+            count = min(8, num_steps + 1) if self.knots is None else self.knots
+            if count > num_steps + 1:
                 raise ValueError(
-                    f"drmad: {self.knots} knots do not fit into {num_steps} steps: "
+                    f"drmad: {count} knots do not fit into {num_steps} steps: "
                     f"`knots` may be at most num_steps + 1 = {num_steps + 1}"
                 )
-            k = np.arange(self.knots)
-            return np.maximum(np.rint(num_steps * (k / (self.knots - 1)) ** 2).astype(int), k)
+            k = np.arange(count)
+            return np.maximum(np.rint(num_steps * (k / (count - 1)) ** 2).astype(int), k)
         if self.knots[-1] != num_steps:
             raise ValueError(
                 f"drmad: the last of `knots` must be num_steps = {num_steps}, got {self.knots[-1]}"
