@@ -130,9 +130,11 @@ NUM_WEIGHTS = 4096
 def temporary_bytes(method, num_steps, optimizer):
     """Of linear regression in float32; nothing is allocated or run."""
 
-    def loss(w, h, batch, *, key=None):
-        return jnp.square(batch["x"] @ w) + jnp.exp(h) * jnp.sum(jnp.square(w))
-
+    loss = dj.composite_loss(
+        predict=lambda w, h, batch: batch["x"] @ w,
+        criterion=lambda o, h, batch: jnp.square(o),
+        penalty=lambda w, h: jnp.exp(h) * jnp.sum(jnp.square(w)),
+    )
     problem = dj.Problem(loss, loss, probes.OPTIMIZERS[optimizer](0.01, probes.KINDS["momenta"]))
     compute = dj.hypergradient(problem, num_steps=num_steps, method=method)
     one = {"x": jax.ShapeDtypeStruct((NUM_WEIGHTS,), jnp.float32)}
