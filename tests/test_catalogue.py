@@ -121,7 +121,8 @@ def test_hyperparameters_declared_wrong_are(entry):
     reference, grad = grad_of_network(dj.stored()), grad_of_network(entry.example)
     error = lambda name: problems.relative_error(grad[name], reference[name])
     assert entry.wrong == ("learning rates", "momenta")
-    assert max(error("lr"), error("momentum")) > 0.5 > error("log_l2")
+    rates = max(error("lr"), error("momentum"))
+    assert rates > 0.3 and rates > error("log_l2") and error("log_l2") < 0.5
 
 
 NUM_WEIGHTS = 4096
