@@ -1,4 +1,4 @@
-"""Hypergradients of whole training runs in JAX, at the memory of one training state."""
+"""Hypergradients of whole training runs in JAX, in memory that does not grow with their length."""
 
 from drmad_jax import transforms
 from drmad_jax.adaptation import OnlineState
