@@ -69,7 +69,7 @@ ENTRIES = (
     Entry(
         factory=drmad, example=drmad(num_products=3, batches_per_product=2),
         exactness="biased: by the path, by leaving out negative curvature", wrong=_RATES,
-        memory="8 states, and a vector for each of 10 products",
+        memory="10 states, and a vector for each of 10 products",
         cost="100 curvature products, on 10 batches each",
         when="many hyperparameters, long training: penalties, example weights",
     ),

@@ -117,18 +117,19 @@ def drmad(
     batches: Literal["original", "fresh"] = "original",
     on_expansion: OnExpansion = "continue",
 ) -> Reverse:
-    """Approximate: training is remembered by a few of its states, with straight lines between them.
+    """Approximate: training is remembered by a few states, which stand for all the others.
 
-    w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016), or on lines between some more states, the
-    knots. The paper goes back along it step by step with the Hessian, which expands wherever
-    curvature is negative or sharp and training merely steered around it. The default takes ten
-    segments of the path at once instead, and the positive part of the Hessian in each, which
-    cannot expand: a hundred curvature products, whatever T is.
+    w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). The paper goes back along that line step by
+    step with the Hessian, which expands wherever curvature is negative or sharp and training merely
+    steered around it. The default divides training into ten segments, lets the mean of its states
+    stand for each, and takes a segment at once, with the positive part of the Hessian, which cannot
+    expand: a hundred curvature products, whatever T is. The study in docs/study.md says why.
 
     Args:
-        knots: n knots at T(k/(n−1))², 2 for the line; or the knots' steps, increasing from 0 to T;
-            T + 1 knots are the true trajectory. `None` for 8, or as many as fit. "means" puts each
-            segment at the mean of its states instead.
+        knots: "means" puts each segment at the mean of its states; n knots at T(k/(n−1))² make
+            straight lines between n states, 2 the line of the paper; or the knots' steps,
+            increasing from 0 to T. T + 1 knots are the true trajectory. `None` for "means" with
+            segments, and for 8 knots, or as many as fit, with single steps.
         curvature: "hessian"; "gauss_newton", for a `composite_loss`; "filtered_hessian", which
             leaves the Hessian product out of single steps where it would expand the cotangent. Of
             each, segments take the positive part. "auto" is the Hessian for segments; for single
@@ -137,8 +138,7 @@ def drmad(
             `measured_steps(cap=…)`, which sets S from the length of the path.
         num_segments: Segments of the path, each a linear flow that Lanczos takes at once (see
             `Segments`). With neither this nor `num_reverse_steps`, curvature="auto" takes 10 of
-            them (in runs below 1,000 steps one for a hundred, at least 2), and any other curvature
-            all T single steps.
+            them, and any other curvature all T single steps.
         num_products: Curvature products in each segment.
         batches_per_product: Inner batches, spread over the segment, that each product averages.
         spacing: Of visited steps or segments: "dense" near the end of training, or "even".
@@ -152,10 +152,12 @@ def drmad(
             `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
 
     Cost:
-        Memory: one training state for each knot (and 4 bytes a step for each counter in the
-        optimizer state); with segments also `num_products` + 4 vectors like the weights, and the
+        Memory: one training state for each segment or knot (and 4 bytes a step for each counter in
+        the optimizer state); with segments also `num_products` + 4 vectors like the weights and the
         activations of `batches_per_product` batches. Reverse pass: `num_segments` · `num_products`
-        curvature products; or S reverse steps.
+        curvature products, each on `batches_per_product` batches; or S reverse steps. By default
+        that is about one training of 1,000 steps: for much shorter runs take fewer segments,
+        single steps, or an exact method.
     Bias:
         Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
         path. Segments take the optimizer's answer to the gradient as immediate, leave out negative
@@ -183,8 +185,9 @@ def drmad(
     check_choice("drmad", "on_expansion", on_expansion, ON_EXPANSION)
     check_count("drmad", "num_products", num_products)
     check_count("drmad", "batches_per_product", batches_per_product)
-    by_default = num_reverse_steps is None and curvature == "auto"
-    if num_segments is None and not by_default:
+    if num_segments is None and num_reverse_steps is None and curvature == "auto":
+        num_segments = 10
+    if num_segments is None:
         steps = _reverse_steps(num_reverse_steps, spacing, weighting)
     else:
         _check_segments(num_segments, num_reverse_steps, weighting, curvature)
@@ -296,12 +299,17 @@ def truncated(
     if not isinstance(method, Reverse):
         raise TypeError(
             "truncated: `method` must be one that goes back step by step, such as checkpointed(), "
-            f"drmad() or reversible(), got {method!r}"
+            f"drmad(knots=8) or reversible(), got {method!r}"
         )
     if frozen or curvature != "hessian":
         raise ValueError(
             "truncated: `method` brings its own path and curvature: give it alone, without "
             "`frozen` and `curvature`"
+        )
+    if isinstance(method.path, Averaged):
+        raise ValueError(
+            "truncated: the means of segments have no single steps: give a path that has, such as "
+            f"drmad(knots=8), got {method!r}"
         )
     return dataclasses.replace(method, steps=steps)
 
@@ -314,10 +322,10 @@ def _reverse(path: Path, curvature: str, steps: ReverseSteps) -> Reverse:
 def _path(
     knots: int | Sequence[int] | str | None, optimizer_state: StateOnPath, steps: ReverseSteps
 ) -> Path:
-    if knots is None:
-        return Interpolated(None, optimizer_state)
+    if knots is None and isinstance(steps, Segments):
+        knots = "means"
     if not isinstance(knots, str):
-        return Interpolated(_knots(knots), optimizer_state)
+        return Interpolated(None if knots is None else _knots(knots), optimizer_state)
     check_choice("drmad", "knots", knots, ("means",))
     if not isinstance(steps, Segments):
         raise ValueError(
@@ -333,10 +341,9 @@ def _path(
 
 
 def _check_segments(
-    count: int | None, num_reverse_steps: object, weighting: Weighting, curvature: str
+    count: int, num_reverse_steps: object, weighting: Weighting, curvature: str
 ) -> None:
-    if count is not None:
-        check_count("drmad", "num_segments", count)
+    check_count("drmad", "num_segments", count)
     if num_reverse_steps is not None:
         raise ValueError(
             "drmad: give `num_segments` (whole segments at once) or `num_reverse_steps` (single "

@@ -100,29 +100,28 @@ class Segments:
     """The whole run in segments, each taken at once (see `segment_step`).
 
     Attributes:
-        count: Number of segments; `None` for one to a hundred steps, at least 2 and at most 10,
-            which keeps the way back of short runs near the cost of training.
+        count: Number of segments; that of steps where the run is shorter.
         num_products: Curvature products in each.
         num_batches: Inner batches over which each product is averaged.
         spacing: As of `Stride`.
     """
 
-    count: int | None
+    count: int
     num_products: int
     num_batches: int
     spacing: Spacing = "dense"
 
     def __call__(self, num_steps: int) -> Visits:
         """The middle of each segment, weighted by its length."""
-        return self._stride(num_steps)(num_steps)
+        return self._stride(num_steps)
 
     def edges(self, num_steps: int) -> np.ndarray:
         """Edges of the segments, strictly increasing integers from 0 to T."""
-        return self._stride(num_steps).edges(num_steps)
+        return self._stride.edges(num_steps)
 
-    def _stride(self, num_steps: int) -> Stride:
-        count = min(10, max(2, num_steps // 100)) if self.count is None else self.count
-        return Stride(count, self.spacing, "count")
+    @property
+    def _stride(self) -> Stride:
+        return Stride(self.count, self.spacing, "count")
 
 
 @dataclasses.dataclass(frozen=True)
