@@ -115,7 +115,11 @@ def grad_of_network(method):
 
 
 @pytest.mark.parametrize(
-    "entry", entries(lambda entry: entry.factory is dj.drmad, slow=["drmad(knots=2)"])
+    "entry",
+    entries(
+        lambda entry: entry.factory is dj.drmad,
+        slow=["drmad(knots=2)", 'drmad(curvature="gauss_newton")'],
+    ),
 )
 def test_hyperparameters_declared_wrong_are(entry):
     reference, grad = grad_of_network(dj.stored()), grad_of_network(entry.example)

@@ -244,6 +244,7 @@ def test_means_are_the_means_of_the_trajectory():
         assert problems.relative_error(kept, mean) < 1e-12
 
 
+@pytest.mark.slow
 def test_vmap_equals_a_loop():
     problem = problems.problem()
     compute = dj.hypergradient(problem, num_steps=problems.NUM_STEPS, method=SEGMENTS)

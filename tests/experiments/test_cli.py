@@ -83,6 +83,7 @@ def test_prepare(capsys):
     assert main(["prepare", "imagenet"]) == 1
 
 
+@pytest.mark.slow
 def test_methods_are_printed_or_written(tmp_path, capsys):
     assert main(["methods"]) == 0
     printed = capsys.readouterr().out

@@ -21,6 +21,7 @@ def config_file(config, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_compare_writes_tables_and_figures(config_file, tmp_path, capsys):
     folder = tmp_path / "here"
     words = ["compare", str(config_file), "--set", "inner.num_steps=12", "--out", str(folder)]
