@@ -228,6 +228,13 @@ def test_every_chain_gives_a_finite_hypergradient(chain):
     assert chain == "lion" or float(jnp.max(moved)) > 0
 
 
+def test_an_optimizer_that_waits_gets_single_steps_and_a_warning():
+    with pytest.warns(UserWarning, match="MultiSteps moves the weights at some steps only"):
+        out = on_problem("multi_steps", SEGMENTS)
+    single = on_problem("multi_steps", dj.drmad(num_reverse_steps=problems.NUM_STEPS))
+    assert problems.relative_error(out.grad, single.grad) < 1e-12
+
+
 def test_means_are_the_means_of_the_trajectory():
     problem, means = problems.problem(), dj.drmad(knots="means", num_segments=3)
     h, w, batches = problems.hparams(), problems.params(), problems.batches()

@@ -164,7 +164,8 @@ def drmad(
         curvature, and pass over a cotangent of the optimizer's state (`train`). Gauss–Newton leaves
         out the model's own curvature. Hypergradients of learning rates and momenta need the true
         velocity and are biased here, sign errors included: use `checkpointed`. Single steps with
-        the Hessian may diverge: look at `info.expanded`.
+        the Hessian may diverge: look at `info.expanded`. `optax.MultiSteps` has no answer that
+        segments could take: they become single steps, with a warning.
 
     Raises:
         ValueError: On knots that do not increase from 0, a count below 1, an unknown name, or

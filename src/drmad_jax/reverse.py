@@ -2,23 +2,31 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.gradient import Curvature, resolve_curvature
 from drmad_jax.guard import OnExpansion, guarded, places, start_guard
 from drmad_jax.method import Info
-from drmad_jax.paths import Frozen, Interpolated, Path
+from drmad_jax.paths import Averaged, Frozen, Interpolated, Path
 from drmad_jax.problem import TrainState
 from drmad_jax.segment import segment_step, settle
 from drmad_jax.step import Cotangent, ReverseInfo
 from drmad_jax.unroll import Run, forward_scan
-from drmad_jax.visits import LastSteps, MeasuredStride, ReverseSteps, Segments
+from drmad_jax.visits import AllSteps, LastSteps, MeasuredStride, ReverseSteps, Segments
+
+_WAITS = (
+    "drmad: optax.MultiSteps moves the weights at some steps only, and has no mean response that "
+    "segments could take: all single steps are taken instead. To ask for them without this "
+    'warning, give curvature="gauss_newton" or "filtered_hessian"'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +49,10 @@ class Reverse:
 
     def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
         """Trains, remembering what the path needs."""
+        instead = self._instead(state)
+        if instead is not self:
+            warnings.warn(_WAITS, UserWarning, stacklevel=4)
+            return instead.forward(run, state)
         self._curvature(run)
         if self.on_expansion == "gauss_newton":
             resolve_curvature(run.problem, "gauss_newton")
@@ -54,6 +66,9 @@ class Reverse:
 
     def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
         """The reverse scan over the path's visits."""
+        instead = self._instead(trace[1])
+        if instead is not self:
+            return instead.backward(run, trace, cotangent)
         run = dataclasses.replace(run, fresh_batches=self.fresh_batches)
         trace, final, count = trace
         visits = self.steps(run.num_steps)
@@ -66,6 +81,13 @@ class Reverse:
         carry = (cotangent, start_guard(cotangent))
         cotangent, guard = self.path.backward(run, trace, visit, carry, visits)
         return cotangent, guard.info()
+
+    def _instead(self, state: TrainState) -> "Reverse":
+        """This method, or single steps where the optimizer has no response to the gradient."""
+        if not isinstance(self.steps, Segments) or not _waits(state.opt_state):
+            return self
+        path = Interpolated(None) if isinstance(self.path, Averaged) else self.path
+        return dataclasses.replace(self, path=path, steps=AllSteps())
 
     def _take(
         self, run: Run, state: TrainState, cotangent: Cotangent, weight: PyTree, *, safe: bool
@@ -110,6 +132,12 @@ class Reverse:
         if self.reaches_start(run):
             return None
         return lambda hparams: dataclasses.replace(run, hparams=hparams).step(state)
+
+
+def _waits(opt_state: PyTree) -> bool:
+    """Whether an optimizer collects gradients over several steps."""
+    is_one = lambda x: isinstance(x, optax.MultiStepsState)
+    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
 
 
 @dataclasses.dataclass(frozen=True)
