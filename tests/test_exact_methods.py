@@ -95,7 +95,11 @@ def test_unrolled_equals_an_eager_python_loop(oracle):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("chain", chains(["momentum", "adam"], ("momentum",)))
-@pytest.mark.parametrize("method", [dj.stored(), dj.drmad(knots=NUM_STEPS + 1)])
+@pytest.mark.parametrize(
+    "method",
+    [dj.stored(), dj.drmad(), dj.drmad(knots=NUM_STEPS + 1, curvature="gauss_newton")],
+    ids=["stored", "segments", "knots"],
+)
 def test_lower_precision_keeps_its_dtype_and_stays_near(method, chain, dtype):
     reference = run(dj.unrolled() if method == dj.stored() else method, chain)
     out = run(method, chain, dtype)

@@ -55,13 +55,18 @@ def mean_response(update: Update, opt_state: PyTree, grads: PyTree, params: PyTr
         >>> response.to_gradient.round(4).tolist()  # 0.1 / (1 − 0.9)
         [1.0, 1.0]
     """
-    signs = _signs(params)
-    grads = tree.cast_like(grads, params)
+    # In half precision the small differences of a geometric decay would be rounding.
+    widen = lambda pytree: jax.tree.map(_widen, pytree)
     inexact, rest = tree.partition(opt_state)
+    inexact, params = widen(inexact), widen(params)
+    grads, signs = tree.cast_like(grads, params), _signs(params)
 
     def step(grads, inexact, params):
-        updates, new = update(grads, tree.combine(inexact, rest), params)
-        return updates, tree.cast_like(tree.partition(new)[0], inexact)
+        # The hyperparameters inside the optimizer keep their own precision.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new = update(grads, tree.combine(inexact, rest), params)
+        new = tree.cast_like(tree.partition(new)[0], inexact)
+        return tree.cast_like(updates, params), new
 
     def respond(d_state, _):
         tangents = (signs, d_state, tree.zeros_like(params))
@@ -69,10 +74,10 @@ def mean_response(update: Update, opt_state: PyTree, grads: PyTree, params: PyTr
         return d_state, d_updates
 
     _, responses = jax.lax.scan(respond, tree.zeros_like(inexact), None, length=NUM_TERMS)
-    limit = jax.tree.map(lambda r, s: -geometric_limit(_widen(r)) * _widen(s), responses, signs)
+    limit = jax.tree.map(lambda r, s: -geometric_limit(r) * s, responses, signs)
     own = lambda p: step(grads, inexact, p)[0]
     d_own = jax.jvp(own, (params,), (signs,))[1]
-    decay = jax.tree.map(lambda d, s: -_widen(d) * _widen(s), d_own, signs)
+    decay = jax.tree.map(lambda d, s: -d * s, d_own, signs)
     return Response(jax.tree.map(_non_negative, limit), jax.tree.map(_non_negative, decay))
 
 
