@@ -52,12 +52,12 @@ class Adaptation:
         """The state before the first step, around the state of the wrapped transformation."""
         zeros = tree.zeros_like(params)
         full = lambda x: jnp.full_like(x, self.log_init)
-        logs = jax.tree.map(full, self._grouped(jax.tree.map(_widen, zeros)))
+        logs = jax.tree.map(full, self._grouped(tree.widen(zeros)))
         return OnlineState(logs, zeros, inner)
 
     def step(self, state: OnlineState, gradient: PyTree) -> PyTree:
         """The next logs, from the last step's response and the gradient where it led."""
-        response = jax.tree.map(_widen, state.response)
+        response = tree.widen(state.response)
         gradient = tree.cast_like(gradient, response)
         slopes = self._grouped(jax.tree.map(jnp.multiply, gradient, response))
         if self.rule == "sign":
@@ -125,10 +125,6 @@ def adaptation(
         raise ValueError(f"{where}: `log_step` must be positive, got {log_step}")
     log_bounds = (math.log(min_value), math.log(max_value))
     return Adaptation(math.log(init), log_step, rule, granularity, log_bounds)
-
-
-def _widen(x: Array) -> Array:
-    return x.astype(tree.accumulation_dtype(x.dtype))
 
 
 def _cosine(

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax.batches import batch_at
 from drmad_jax.check import check_choice, check_count, check_key, check_number
 from drmad_jax.gradient import (
     CURVATURES,
@@ -77,7 +76,7 @@ class Implicit:
 
     def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree]:
         """What acts in the inner gradient; nothing inside the optimizer or the initial state."""
-        batch, key = _inputs_of(run, state.step)
+        batch, key = run.inputs(state.step)
         gradient = inner_gradient(run.problem, None)
         return lambda hparams: gradient(state.params, hparams, state.model_state, batch, key)[0]
 
@@ -88,7 +87,7 @@ class Implicit:
         narrow = tree.cast_like(vector, final.params)
 
         def on_batch(step: Array) -> tuple[PyTree, PyTree]:
-            batch, key = _inputs_of(run, step)
+            batch, key = run.inputs(step)
             model_state = final.model_state
             image, mixed = curvature_product(
                 run.problem,
@@ -100,9 +99,7 @@ class Implicit:
                 model_state=model_state,
                 key=key,
             )
-            return _widen(image), jax.tree.map(
-                lambda m: m.astype(tree.accumulation_dtype(m.dtype)), mixed
-            )
+            return _widen(image), tree.widen(mixed)
 
         count = min(self.num_batches, run.num_steps)
         total = on_batch(jnp.int32(run.num_steps - count))
@@ -233,11 +230,6 @@ def _solver(solver: str | LinearSolver, options: dict[str, float]) -> LinearSolv
                 f"implicit: `{option}` is no option of solver={solver!r}, which takes {names}"
             )
     return _SOLVERS[solver](**options) if isinstance(solver, str) else solver
-
-
-def _inputs_of(run: Run, step: Array) -> tuple[PyTree, Array | None]:
-    key = None if run.key is None else jax.random.fold_in(run.key, step)
-    return batch_at(run.inner_batches, step), key
 
 
 def _widen(vector: PyTree) -> PyTree:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax.linear_solve import dot
+from drmad_jax.linear_solve import add_scaled, dot
 
 
 class Flow(NamedTuple):
@@ -97,9 +97,9 @@ def _basis(
         basis = jax.tree.map(put, basis, vector)
         image = product(vector)
         row = coefficients_of(basis, image)
-        rest = _minus(image, _combination(row, basis))
+        rest = add_scaled(image, -1, _combination(row, basis))
         again = coefficients_of(basis, rest)
-        rest = _minus(rest, _combination(again, basis))
+        rest = add_scaled(rest, -1, _combination(again, basis))
         row = row + again
         norm = jnp.sqrt(inner(rest, rest))
         # Below the rounding error of what was subtracted, the space is exhausted.
@@ -129,7 +129,3 @@ def _combination(coefficients: Float[Array, " m"], basis: PyTree) -> PyTree:
 
 def _scaled(z: PyTree, scale: Array) -> PyTree:
     return jax.tree.map(lambda x: x * scale.astype(x.dtype), z)
-
-
-def _minus(first: PyTree, second: PyTree) -> PyTree:
-    return jax.tree.map(jnp.subtract, first, second)

@@ -56,9 +56,8 @@ def mean_response(update: Update, opt_state: PyTree, grads: PyTree, params: PyTr
         [1.0, 1.0]
     """
     # In half precision the small differences of a geometric decay would be rounding.
-    widen = lambda pytree: jax.tree.map(_widen, pytree)
     inexact, rest = tree.partition(opt_state)
-    inexact, params = widen(inexact), widen(params)
+    inexact, params = tree.widen(inexact), tree.widen(params)
     grads, signs = tree.cast_like(grads, params), _signs(params)
 
     def step(grads, inexact, params):
@@ -111,10 +110,6 @@ def _signs(like: PyTree) -> PyTree:
         return jnp.where(heads == 1, jnp.ones_like(leaf), -jnp.ones_like(leaf))
 
     return jax.tree.unflatten(structure, list(map(draw, range(len(leaves)), leaves)))
-
-
-def _widen(x: Array) -> Array:
-    return x.astype(tree.accumulation_dtype(x.dtype))
 
 
 def _non_negative(x: Array) -> Array:

@@ -115,7 +115,7 @@ def settle(run: Run, state: TrainState, cotangent: Cotangent) -> Cotangent:
     """
     if not jax.tree.leaves(cotangent.state.model_state):
         return cotangent
-    batch, key = _inputs(run, jnp.int32(run.num_steps - 1))
+    batch, key = run.inputs(jnp.int32(run.num_steps - 1))
     inexact, rest = tree.partition(state.model_state)
 
     def new_model_state(params, inexact):
@@ -131,7 +131,7 @@ def settle(run: Run, state: TrainState, cotangent: Cotangent) -> Cotangent:
         total = tree.add(total, d_params)
         return (d_model_state, total), total
 
-    zeros = jax.tree.map(_widened_zeros, state.params)
+    zeros = tree.widen(tree.zeros_like(state.params))
     carry = (cotangent.state.model_state, zeros)
     _, sums = jax.lax.scan(back, carry, None, length=NUM_TERMS)
     params = tree.add(cotangent.state.params, jax.tree.map(geometric_limit, sums))
@@ -173,12 +173,7 @@ def _batches(
     """Stacked batches and keys of `count` steps, evenly over the segment."""
     places = (np.arange(count, dtype=np.float32) + 0.5) / count - 0.5
     steps = middle + jnp.rint(places * jnp.asarray(length, jnp.float32)).astype(jnp.int32)
-    return jax.vmap(lambda step: _inputs(run, step))(jnp.clip(steps, 0, run.num_steps - 1))
-
-
-def _inputs(run: Run, step: Int[Array, ""]) -> tuple[PyTree, Array | None]:
-    key = None if run.key is None else jax.random.fold_in(run.key, step)
-    return run.batch_on_way_back(step), key
+    return jax.vmap(run.inputs)(jnp.clip(steps, 0, run.num_steps - 1))
 
 
 def _over_batches(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -187,7 +182,3 @@ def _over_batches(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return jax.vmap(function, axes)(params, hparams, batches, model_state, keys)
 
     return call
-
-
-def _widened_zeros(x: Array) -> Array:
-    return jnp.zeros(x.shape, tree.accumulation_dtype(x.dtype))

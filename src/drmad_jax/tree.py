@@ -59,6 +59,11 @@ def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
+def widen(tree: PyTree) -> PyTree:
+    """Every leaf in a dtype in which thousands of terms may be summed."""
+    return jax.tree.map(lambda x: x.astype(accumulation_dtype(x.dtype)), tree)
+
+
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """Casts every leaf to the dtype of its counterpart in `like`, weak types included."""
 

@@ -69,6 +69,11 @@ class Run:
             weight=weight,
         )
 
+    def inputs(self, step: Array) -> tuple[PyTree, Array | None]:
+        """What the loss of one step takes on the way back: its batch and its own key."""
+        key = None if self.key is None else jax.random.fold_in(self.key, step)
+        return self.batch_on_way_back(step), key
+
     def batch_on_way_back(self, step: Array) -> PyTree:
         """The batch of step `step`, or the fresh one that takes its place."""
         offset = self.num_steps if self.fresh_batches else 0

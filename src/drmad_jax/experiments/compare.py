@@ -35,7 +35,6 @@ def standard_methods(config: Config) -> dict[str, dj.Method]:
         "published_drmad": dj.published_drmad(num_reverse_steps=few),
         "drmad": dj.drmad(),
         "drmad_line": dj.drmad(knots=2),
-        "drmad_means": dj.drmad(knots="means"),
         "truncated": dj.truncated(num_reverse_steps=few),
         "one_step": dj.one_step(),
         "implicit": dj.implicit(solver="cg", max_iterations=20, num_batches=max(1, few // 20)),

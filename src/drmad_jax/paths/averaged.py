@@ -1,27 +1,16 @@
 """The means of stretches of training: smoother than the states at their edges."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.paths.base import Carry, Record, Visit, record, weights_of
 from drmad_jax.problem import TrainState
 from drmad_jax.unroll import Run, reverse_scan
-from drmad_jax.visits import Visits
-
-
-@runtime_checkable
-class HasEdges(Protocol):
-    """Reverse steps that divide training into stretches, one visit in each."""
-
-    def edges(self, num_steps: int) -> np.ndarray:
-        """Strictly increasing integers from 0 to T."""
-        ...
+from drmad_jax.visits import Segments, Visits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +18,10 @@ class Averaged:
     """w_t stands at the mean of all the states of its segment, optimizer and model state included.
 
     Attributes:
-        segments: Reverse steps that divide training into segments.
+        segments: How training is divided.
     """
 
-    segments: HasEdges
+    segments: Segments
 
     def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Record]:
         """Trains, keeping the mean of each segment."""
@@ -46,7 +35,7 @@ class Averaged:
             move = lambda m, x: m + (x.astype(m.dtype) - m) / count.astype(m.dtype)
             return jax.tree.map(move, mean, tree.partition(state)[0])
 
-        zeros = jax.tree.map(_widened_zeros, tree.partition(state)[0])
+        zeros = tree.widen(tree.zeros_like(tree.partition(state)[0]))
         lengths = [*map(int, np.diff(edges)), 0]
         keep = lambda state, mean: mean
         trace = record(run, state, lengths, keep, start=zeros, follow=follow)
@@ -66,7 +55,3 @@ class Averaged:
 
         xs = (trace.kept, visits.step.astype(np.int32), weights_of(visits))
         return reverse_scan(visit_mean, carry, xs)
-
-
-def _widened_zeros(x: PyTree) -> PyTree:
-    return jnp.zeros(x.shape, tree.accumulation_dtype(x.dtype))
