@@ -71,7 +71,7 @@ def cosines(record: Mapping[str, Any]) -> Figure:
         later.append((axes, spots, bars.reshape(-1, 2)))
     panels[0].set_ylabel("cosine with the mean exact\nhypergradient of other seeds")
     for axes, spots, bars in later:
-        _label(axes, record, spots, bars)
+        _label(figure, axes, record, spots, bars)
     return figure
 
 
@@ -109,7 +109,7 @@ def cotangents(record: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("inner step (the way back goes from right to left)")
     axes.set_ylabel("norm of the weights' cotangent")
     axes.grid(axis="y", linewidth=0.3)
-    _label(axes, record, ends, np.concatenate(drawn))
+    _label(figure, axes, record, ends, np.concatenate(drawn))
     return figure
 
 
@@ -135,6 +135,7 @@ def _log_axis(axes: Axes, values: Sequence[float] | np.ndarray) -> None:
 
 
 def _label(
+    figure: Figure,
     axes: Axes,
     record: Mapping[str, Any],
     spots: Mapping[str, tuple[float, float]],
@@ -143,13 +144,12 @@ def _label(
     """Writes each name beside its spot, clear of other names and of what is drawn.
 
     Args:
+        figure: The figure of the axes.
         axes: Axes with their final limits.
         record: The contents of `compare.json`, for the methods' colours.
         spots: Where each name belongs, in data coordinates.
         drawn: Points to keep clear of, shape (n, 2), in data coordinates.
     """
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     figure.draw_without_rendering()  # the layout, which fixes what a point is on paper
     points_per_pixel = 72 / figure.dpi
     to_points = lambda xy: axes.transData.transform(xy) * points_per_pixel
