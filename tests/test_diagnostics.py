@@ -157,42 +157,43 @@ def test_compare_says_the_same_in_json_and_markdown(comparison):
 
 
 def made_up(**reports):
-    """A comparison where only cosine with other seeds, time and finite share differ."""
+    """A comparison where only the agreement of signs, time and finite share differ."""
     one = Mean(1.0, 0.0)
     return dj.Comparison(
         num_steps=1, num_seeds=8, num_hparams=1, reference="exact",
         reports=tuple(
             dj.MethodReport(
-                name=name, method=name, cosine=one, norm_ratio=one, sign_agreement=one,
-                other_seeds=Mean(cosine, 0.1), other_signs=one, finite_share=finite,
+                name=name, method=name, cosine=one, norm_ratio=one, other_seeds=one,
+                sign_agreement=Mean(signs, 0.01), other_signs=one, finite_share=finite,
                 expansion=None, cotangent_norms=None, seconds=time, time_ratio=time,
                 compile_seconds=1.0, temporary_bytes=None,
             )
-            for name, (cosine, time, finite) in reports.items()
+            for name, (signs, time, finite) in reports.items()
         ),
         training_seconds=1.0, training_bytes=None, step_size=0.1,
         metasmoothness=one, outer_agreement=one,
     )  # fmt: skip
 
 
-EXACT = (0.5, 3.0, 1.0)
+EXACT = (1.0, 3.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "others, expected",
     [
-        ({"near": (0.41, 2.0, 1.0), "far": (0.39, 1.0, 1.0)}, "near"),
-        ({"best": (0.6, 4.0, 1.0), "cheap": (0.52, 1.5, 1.0), "worse": (0.45, 1.0, 1.0)}, "cheap"),
-        ({"best": (0.7, 4.0, 1.0)}, "best"),
-        ({"breaks": (0.6, 1.0, 0.9)}, "exact"),
+        ({"near": (0.81, 2.0, 1.0), "far": (0.75, 1.0, 1.0)}, "near"),
+        ({"best": (0.9, 4.0, 1.0), "cheap": (0.86, 1.5, 1.0), "worse": (0.8, 1.0, 1.0)}, "cheap"),
+        ({"best": (0.7, 2.0, 1.0)}, "best"),
+        ({"coin": (0.6, 1.0, 1.0)}, "exact"),
+        ({"breaks": (0.9, 1.0, 0.9)}, "exact"),
         ({"never": (math.nan, 1.0, 0.0)}, "exact"),
-        ({"dear": (0.5, 4.0, 1.0)}, "exact"),
+        ({"dear": (0.95, 4.0, 1.0)}, "exact"),
     ],
 )
 def test_recommendation_follows_its_rule(others, expected):
     comparison = made_up(exact=EXACT, **others)
     assert comparison.recommended == expected
-    assert comparison.recommendation.startswith(f"Take {expected}: ")
+    assert comparison.recommendation.startswith(f"Take {expected} (")
     json.loads(comparison.to_json(), parse_constant=pytest.fail)
     assert comparison.to_markdown()
 
@@ -204,12 +205,14 @@ def test_nothing_is_recommended_where_nothing_is_finite():
 
 
 def test_recommendation_warns_of_few_seeds_and_of_a_lost_scale():
-    comparison = made_up(exact=EXACT, line=(0.5, 1.0, 1.0))
+    comparison = made_up(exact=EXACT, line=(0.9, 1.0, 1.0))
     few = dataclasses.replace(comparison, num_seeds=3)
     assert "3 seeds are few" in few.recommendation
     small = dataclasses.replace(comparison.reports[1], norm_ratio=Mean(0.09, 0.01))
     scaled = dataclasses.replace(comparison, reports=(comparison.reports[0], small))
     assert "its norm is 0.090 of the exact one's" in scaled.recommendation
+    rough = dataclasses.replace(comparison, metasmoothness=Mean(0.08, 0.02))
+    assert "not metasmooth" in rough.recommendation and "not meta" not in comparison.recommendation
 
 
 def test_a_method_that_diverges_is_reported_and_spoils_no_mean():

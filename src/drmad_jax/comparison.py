@@ -9,8 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Fewer seeds leave the cosines with other seeds too uncertain to recommend by.
+# Fewer seeds leave the means too uncertain to recommend by.
 RECOMMENDED_SEEDS = 8
+# From docs/study.md: below this share of right signs tuning by a method leads nowhere, ...
+LEAST_SIGNS = 0.65
+# ... differences up to this one do not show in where tuning ends, ...
+CLOSE_SIGNS = 0.05
+# ... and below this metasmoothness the exact hypergradient itself does not tune.
+LEAST_SMOOTHNESS = 0.3
 
 
 class Mean(NamedTuple):
@@ -116,48 +122,63 @@ class Comparison:
     def _exact(self) -> MethodReport:
         return self[self.reference]
 
-    def _finite(self) -> list[MethodReport]:
-        # Without a finite exact hypergradient there is no cosine either.
-        finite = [report for report in self.reports if report.finite_share == 1]
-        return [report for report in finite if math.isfinite(report.other_seeds.value)]
+    def _approximate(self) -> list[MethodReport]:
+        """The methods that came out finite on every seed, the exact one apart."""
+        others = (report for report in self.reports if report.name != self.reference)
+        # Without a finite exact hypergradient there is no agreement either.
+        return [r for r in others if r.finite_share == 1 and math.isfinite(r.sign_agreement.value)]
 
     @property
     def best(self) -> str:
-        """Name of the method with the largest mean cosine with other seeds, of those always finite.
+        """Name of the method that agrees best with the exact one, by the signs of its entries.
 
-        The exact one where no method was finite on every seed.
+        Of the approximate methods that were finite on every seed; the exact one where none of them
+        has the right sign in at least 65% of the entries. Of all that a comparison measures, the
+        signs say most about where tuning with a method ends (docs/study.md): the cosine with other
+        seeds favours short-sighted estimates.
         """
-        return max(self._finite(), key=lambda r: r.other_seeds.value, default=self._exact).name
+        key = lambda report: report.sign_agreement.value
+        best = max(self._approximate(), key=key, default=self._exact)
+        return best.name if key(best) >= LEAST_SIGNS else self.reference
 
     @property
     def recommended(self) -> str:
-        """Name of the cheapest method, by time, that does as well as the best.
+        """Name of the cheapest method, by time, that does about as well as the best.
 
-        As well: finite on every seed, and a mean cosine with other seeds that is not below the
-        best one's by more than the standard error of that. The bar is not the exact method's own
-        cosine, which may be so noisy that anything passes.
+        About as well: signs right in no more than 5% of the entries fewer, a difference that tuning
+        does not show.
         """
-        value, error = self[self.best].other_seeds
-        bar = value - (0 if math.isnan(error) else error)
-        good = (report for report in self._finite() if report.other_seeds.value >= bar)
-        return min(good, key=lambda r: r.time_ratio, default=self._exact).name
+        bar = self[self.best].sign_agreement.value - CLOSE_SIGNS
+        good = (r for r in self._approximate() if r.sign_agreement.value >= bar)
+        return min([*good, self._exact], key=lambda r: r.time_ratio).name
 
     @property
     def recommendation(self) -> str:
         """One sentence on which method to take, and why."""
         chosen, best, exact = self[self.recommended], self[self.best], self._exact
-        if not self._finite():
-            return "Nothing to recommend: no method could be judged on every seed."
-        sentence = (
-            f"Take {chosen.name}: of the methods that were finite on every seed, the cheapest "
-            f"({chosen.time_ratio:.2f} times plain training, {exact.name} {exact.time_ratio:.2f}) "
-            f"whose cosine with other seeds, {_pm(chosen.other_seeds)}, is within a standard error "
-            f"of the best ({best.name} {_pm(best.other_seeds)}, exact {_pm(exact.other_seeds)})"
-        )
+        if exact.finite_share < 1:
+            return (
+                f"Nothing to recommend: {exact.name} was not finite on every seed, and there is "
+                f"nothing to judge by."
+            )
+        sentence = f"Take {chosen.name} ({chosen.time_ratio:.2f} times plain training"
+        if chosen is exact:
+            sentence += "): no approximate method is both cheaper and near enough"
+        else:
+            sentence += (
+                f", {exact.name} {exact.time_ratio:.2f}): the cheapest of those whose entries have "
+                f"the sign of the exact ones about as often, {_pm(chosen.sign_agreement)}, as the "
+                f"best ({best.name} {_pm(best.sign_agreement)})"
+            )
         if not 0.5 < chosen.norm_ratio.value < 2:
             sentence += (
                 f"; its norm is {_short(chosen.norm_ratio.value)} of the exact one's, for outer "
                 f"updates that do not mind the scale, such as Adam's"
+            )
+        if self.metasmoothness.value < LEAST_SMOOTHNESS:
+            sentence += (
+                f"; but training is not metasmooth here ({_pm(self.metasmoothness)}), and following "
+                f"any hypergradient, the exact one too, may lead nowhere: try smaller inner steps"
             )
         if self.num_seeds < RECOMMENDED_SEEDS:
             sentence += f"; {self.num_seeds} seeds are few to say so, take {RECOMMENDED_SEEDS}"
