@@ -6,6 +6,7 @@ PART is agreement, paths, learning_rates or tuning. Writes a record for each par
 `python -m benchmarks.study` puts them into docs/study.md.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 import drmad_jax as dj
 from benchmarks.harness import write_record
+from benchmarks.profiled_path import ProfiledLine
 from benchmarks.study_problems import (
     PROBLEMS,
     StudyProblem,
@@ -31,7 +33,7 @@ SEEDS_OF = {"long": 3}
 NUM_OUTER_STEPS = 25
 NUM_FRESH_SEEDS = 6
 NUM_RUNS = {"conv_sgd": 1}
-TUNED = ("mlp_chaotic", "mlp_adam", "conv_sgd")
+TUNED = ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_sgd", "conv_smooth")
 
 
 def methods(num_steps: int) -> dict[str, dj.Method]:
@@ -51,6 +53,8 @@ def methods(num_steps: int) -> dict[str, dj.Method]:
         "8 knots, Hessian, 5 x 8": drmad(8, "hessian", **forty),
         "8 knots, Gauss-Newton, 10 x 10": drmad(8, "gauss_newton", **hundred),
         "8 knots, Hessian, 10 x 10": drmad(8, "hessian", **hundred),
+        "means, Gauss-Newton, 10 x 10": drmad("means", "gauss_newton", **hundred),
+        "means, Hessian, 5 x 8": drmad("means", "hessian", **forty),
         "means, Hessian, 10 x 10": drmad("means", "hessian", **hundred),
         "last T/10 steps": dj.truncated(num_reverse_steps=tenth),
         "last step": dj.one_step(),
@@ -95,6 +99,8 @@ TUNERS = (
     "8 knots, Hessian, 5 x 8",
     "8 knots, Gauss-Newton, 10 x 10",
     "8 knots, Hessian, 10 x 10",
+    "means, Gauss-Newton, 10 x 10",
+    "means, Hessian, 5 x 8",
     "means, Hessian, 10 x 10",
     "last T/10 steps",
 )
@@ -194,6 +200,7 @@ def path_methods(study: StudyProblem) -> dict[str, dj.Method]:
     return {
         "line": drmad(2),
         "line, interpolated state": drmad(2, optimizer_state="interpolated"),
+        "line, progress by leaf": dataclasses.replace(drmad(2), path=ProfiledLine()),
         "4 knots": drmad(4),
         "8 knots": drmad(8),
         "8 knots, final state": drmad(8, optimizer_state="final"),

@@ -227,6 +227,7 @@ PROBLEMS: dict[str, Callable[[], StudyProblem]] = {
     "mlp_adam": lambda: mlp(optax.adam(5e-4, eps_root=1e-8)),
     "mlp_adamw": lambda: mlp(optax.adamw(5e-4, eps_root=1e-8, weight_decay=1e-2)),
     "conv_sgd": lambda: conv(optax.sgd(0.02, momentum=0.9)),
+    "conv_smooth": lambda: conv(optax.sgd(0.002, momentum=0.9)),
     "example_weights": lambda: mlp(CHAOTIC, log_weight=jnp.zeros(NUM_TRAIN)),
     "short": lambda: mlp(STABLE, num_steps=100),
     "long": lambda: mlp(STABLE, num_steps=20_000),
