@@ -1,5 +1,6 @@
 import sys
 
+import jax
 import pytest
 from tiny import TINY
 
@@ -34,6 +35,21 @@ def test_default_folder_is_named_after_the_run(config_file, tmp_path, monkeypatc
     words = ["run", str(config_file), "--set", "outer.num_steps=1"]
     assert main(words) == 0
     assert (tmp_path / "runs" / "tiny" / "summary.json").is_file()
+
+
+def test_compiled_programs_are_kept_where_the_user_wants_them(config_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = "jax_compilation_cache_dir"
+    chosen = jax.config.values[name]
+    wrong = ["run", str(config_file), "--set", "inner.num_steps=-1"]
+    main(wrong)
+    assert jax.config.values[name] == chosen
+    try:
+        jax.config.update(name, None)
+        main(wrong)
+        assert jax.config.values[name] == str(tmp_path / "cache" / "drmad_jax")
+    finally:
+        jax.config.update(name, chosen)
 
 
 def test_config_error_is_exit_code_2(config_file, tmp_path, capsys):

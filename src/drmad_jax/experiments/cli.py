@@ -1,6 +1,7 @@
 """The command line, `drmad-jax`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,11 +96,21 @@ def _parser() -> argparse.ArgumentParser:
 # Each command imports what it needs: asking for help must not wait for a deep-learning stack.
 
 
+def _keep_compiled_programs() -> None:
+    """Lets later processes find what this one compiles, unless JAX was told of another place."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "drmad_jax"))
+
+
 def _run(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import config as configs
     from drmad_jax.experiments.plots import draw
     from drmad_jax.experiments.run import run
 
+    _keep_compiled_programs()
     config = configs.load(options.config, options.overrides)
     folder = options.out or Path("runs") / config.name
     summary = run(config, folder, resume=options.resume)
@@ -115,6 +126,7 @@ def _compare(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import config as configs
     from drmad_jax.experiments.compare import DEFAULT_METHODS, compare
 
+    _keep_compiled_programs()
     config = configs.load(options.config, options.overrides)
     folder = options.out or Path("runs") / f"{config.name}-compare"
     names = DEFAULT_METHODS if options.methods is None else options.methods.split(",")
