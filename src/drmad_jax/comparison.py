@@ -177,8 +177,8 @@ class Comparison:
             )
         if self.metasmoothness.value < LEAST_SMOOTHNESS:
             sentence += (
-                f"; but training is not metasmooth here ({_pm(self.metasmoothness)}): following any "
-                f"hypergradient, the exact one too, may lead nowhere; try smaller inner steps"
+                f"; but training is not metasmooth here ({_pm(self.metasmoothness)}), where "
+                f"following even the exact hypergradient may lead nowhere: try smaller inner steps"
             )
         if self.num_seeds < RECOMMENDED_SEEDS:
             sentence += f"; {self.num_seeds} seeds are few to say so, take {RECOMMENDED_SEEDS}"
