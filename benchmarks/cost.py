@@ -1,94 +1,186 @@
-"""What a hypergradient costs on the MNIST MLP, over plain training, and the memory it asks for.
+"""What a hypergradient costs over plain training, by method, model, batch and number of steps.
 
-    python -m benchmarks.cost
+    python -m benchmarks.cost [mlp] [conv] [transformer]
 
-Batch 50 and 500, momentum; times in turn within one run, memory from the compiled programs.
+Plain training is an optax loop on the same batches, with the outer loss at the end and no
+derivative of training. All programs of a cell are compiled first and then run in turn; a ratio is
+the median over rounds of the ratio within a round. Where a cell leaves a method out, it says why.
+With names of models the record holds those alone.
 """
 
-import functools
+import dataclasses
+import sys
+from collections.abc import Callable
 
 import jax
+import optax
+from jaxtyping import Array, PyTree
 
 import drmad_jax as dj
-from benchmarks import mnist_mlp
-from benchmarks.harness import measure, ratios, temporary_bytes, write_record
+from benchmarks import lineup
+from benchmarks.cost_problems import OPTIMIZERS, SUBJECTS, Subject
+from benchmarks.harness import Program, compile_all, measure, ratio_spreads, write_record
 
-NUM_STEPS = 500
-METHODS = {
-    "drmad": dj.drmad(),
-    "drmad, hessian": dj.drmad(curvature="hessian"),
-    "drmad, 8 knots": dj.drmad(knots=8),
-    "drmad, T/10 steps": dj.drmad(num_reverse_steps=NUM_STEPS // 10),
-    "checkpointed": dj.checkpointed(),
-    "stored": dj.stored(),
-    "unrolled": dj.unrolled(),
-}
+PLAIN, LIBRARY = "plain optax loop", "training as the package does it"
+# Programs that ask for more are left out.
+MEMORY_LIMIT = 4 * 2**30
 
 
-def compiled(problem, method, num_steps, arguments, batch_size):
-    hparams, params, data, validation = arguments
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One set of programs that are timed in turn.
+
+    Attributes:
+        subject: Name of the model.
+        optimizer: Name of the optimizer.
+        batch_size: Examples of a step.
+        num_steps: Steps T.
+        labels: Names of the methods.
+        budget_s: Seconds after which no further round begins.
+    """
+
+    subject: str
+    optimizer: str
+    batch_size: int
+    num_steps: int
+    labels: tuple[str, ...] = lineup.SWEPT
+    budget_s: float = 20
+
+    def __str__(self) -> str:
+        return f"{self.subject}, {self.optimizer}, batch {self.batch_size}, T = {self.num_steps}"
+
+
+ALL = tuple(lineup.methods(100))
+LONG = (lineup.DEFAULT, lineup.LINE_SEGMENTS, lineup.LINE_ALL, lineup.LINE_TENTH)
+GRID = (
+    Cell("mlp", "momentum", 500, 1000, ALL, budget_s=130),
+    Cell("mlp", "adam", 500, 1000, budget_s=60),
+    Cell("mlp", "momentum", 1000, 100),
+    Cell("mlp", "momentum", 50, 100),
+    Cell("mlp", "momentum", 50, 1000),
+    Cell("mlp", "momentum", 50, 20_000, LONG, budget_s=60),
+    Cell("conv", "momentum", 50, 100),
+    Cell("conv", "momentum", 50, 1000, budget_s=50),
+    Cell("conv", "adam", 50, 100),
+    Cell("transformer", "momentum", 50, 100, budget_s=40),
+    Cell("transformer", "momentum", 50, 300, LONG, budget_s=40),
+    Cell("transformer", "adam", 50, 100, budget_s=40),
+)
+
+
+def plain_training(problem: dj.Problem, num_steps: int) -> Callable[..., Array]:
+    """Training by optax in a loop, and the outer loss after it: nothing of the package in it.
+
+    Args:
+        problem: The losses and the optimizer.
+        num_steps: Steps T.
+
+    Returns:
+        `(given, batches, outer_batch) -> outer loss`.
+    """
+
+    def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree) -> Array:
+        hparams, key = given["hparams"], given.get("key")
+        optimizer = problem.transformation(hparams)
+
+        def step(t, state):
+            params, opt_state, model_state = state
+            step_key = None if key is None else jax.random.fold_in(key, t)
+            loss = lambda p: problem.inner(p, hparams, batches(t), model_state, step_key)
+            grads, model_state = jax.grad(loss, has_aux=True)(params)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, model_state
+
+        start = given["params"], optimizer.init(given["params"]), given.get("model_state")
+        params, _, model_state = jax.lax.fori_loop(0, num_steps, step, start)
+        return problem.outer(params, hparams, outer_batch, model_state)
+
+    return run
+
+
+def library_training(problem: dj.Problem, num_steps: int) -> Callable[..., Array]:
+    """The same by `dj.train`, as `dj.compare` times it."""
+    train = dj.train(problem, num_steps=num_steps, method=dj.truncated(num_reverse_steps=1))
+
+    def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree) -> Array:
+        final = train(inner_batches=batches, **given)
+        return problem.outer(final.params, given["hparams"], outer_batch, final.model_state)
+
+    return run
+
+
+def with_method(problem: dj.Problem, num_steps: int, method: dj.Method) -> Callable:
+    """Outer loss and hypergradient, `(given, batches, outer_batch) -> (value, grad)`."""
     compute = dj.hypergradient(problem, num_steps=num_steps, method=method)
 
-    def call(hparams, params, data, validation, key):
-        batches = dj.minibatches(data, batch_size, key)
-        out = compute(hparams, params, batches, validation)
+    def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree):
+        out = compute(inner_batches=batches, outer_batch=outer_batch, **given)
         return out.value, out.grad
 
-    lowered = jax.jit(call).lower(hparams, params, data, validation, jax.random.key(0))
-    return lowered.compile()
+    return run
 
 
-def plain_training(problem, num_steps, arguments, batch_size):
-    hparams, params, data, validation = arguments
-    train = dj.train(problem, num_steps=num_steps, method=dj.unrolled())
-
-    def call(hparams, params, data, validation, key):
-        batches = dj.minibatches(data, batch_size, key)
-        final = train(hparams, params, batches)
-        return problem.outer(final.params, hparams, validation, None)
-
-    return jax.jit(call).lower(hparams, params, data, validation, jax.random.key(0)).compile()
-
-
-def times(batch_size):
-    problem, arguments = mnist_mlp.problem(), mnist_mlp.arguments()
-    programs = {
-        "plain training": plain_training(problem, NUM_STEPS, arguments, batch_size),
-        **{
-            name: compiled(problem, method, NUM_STEPS, arguments, batch_size)
-            for name, method in METHODS.items()
-        },
-    }
-    key = jax.random.key(1)
-    seconds = measure(
-        {name: functools.partial(f, *arguments, key) for name, f in programs.items()}, repeats=5
-    )
-    return {"seconds": seconds, "over plain training": ratios(seconds, "plain training")}
+def functions(cell: Cell, subject: Subject) -> tuple[dict[str, Callable], dict[str, str]]:
+    """What a cell runs, by name, and what it leaves out, by reason."""
+    problem, made = subject.problem(OPTIMIZERS[cell.optimizer]), {}
+    left_out = {label: "to save time" for label in ALL if label not in cell.labels}
+    if cell.optimizer != "momentum" or "model_state" in subject.given:
+        left_out[lineup.REVERSIBLE] = "takes reversible_sgd alone, and no model state"
+    made[PLAIN] = plain_training(problem, cell.num_steps)
+    made[LIBRARY] = library_training(problem, cell.num_steps)
+    for label in cell.labels:
+        of_method = problem
+        if label == lineup.REVERSIBLE:
+            # The same rule in fixed point, against the same plain loop.
+            of_method = subject.problem(OPTIMIZERS["reversible momentum"])
+        method = lineup.methods(cell.num_steps)[label]
+        made[label] = with_method(of_method, cell.num_steps, method)
+    return made, left_out
 
 
-def memory():
-    """MiB of temporary memory at two lengths of training."""
-    problem, arguments = mnist_mlp.problem(), mnist_mlp.arguments()
+def run_cell(cell: Cell, subject: Subject) -> dict:
+    """Compiles and times one cell."""
+    made, left_out = functions(cell, subject)
+    batches = dj.minibatches(subject.data, cell.batch_size, jax.random.key(1))
+    programs = compile_all(made, subject.given, batches, subject.outer_batch)
+    for name, program in list(programs.items()):
+        if program.temporary_bytes > MEMORY_LIMIT:
+            left_out[name] = f"asks for {program.temporary_bytes / 2**30:.1f} GiB"
+            del programs[name]
+    distance = _distance(programs)
+    seconds = measure(programs, repeats=9, budget_s=cell.budget_s)
     return {
-        name: {
-            num_steps: round(
-                temporary_bytes(compiled(problem, method, num_steps, arguments, 50)) / 2**20, 2
-            )
-            for num_steps in (100, 1000, 10_000)
-        }
-        for name, method in METHODS.items()
-        if "T/10" not in name
+        **{name: value for name, value in vars(cell).items() if name not in ("labels", "budget_s")},
+        "weights": subject.num_params,
+        "hyperparameters": subject.num_hparams,
+        "relative distance of the two trainings": distance,
+        "over plain training": ratio_spreads(seconds, PLAIN),
+        "seconds": seconds,
+        "compile_s": {name: program.compile_s for name, program in programs.items()},
+        "temporary_bytes": {name: p.temporary_bytes for name, p in programs.items()},
+        "left out": left_out,
     }
 
 
-def main() -> None:
-    results = {f"batch {size}, {NUM_STEPS} steps": times(size) for size in (50, 500)}
-    for name, row in results.items():
-        print(name, row["over plain training"])
-    results["temporary MiB, batch 50, by number of steps"] = memory()
-    print(results["temporary MiB, batch 50, by number of steps"])
-    print(write_record("cost", results))
+def _distance(programs: dict[str, Program]) -> float:
+    """How far the outer losses of both trainings are apart: they must do the same."""
+    plain, library = (float(programs[name]()) for name in (PLAIN, LIBRARY))
+    if abs(library / plain - 1) > 0.01:
+        raise RuntimeError(f"plain training ends at {plain}, the package's at {library}")
+    return abs(library / plain - 1)
+
+
+def main(names: list[str]) -> None:
+    cells = [cell for cell in GRID if not names or cell.subject in names]
+    subjects = {name: SUBJECTS[name]() for name in {cell.subject for cell in cells}}
+    results = {}
+    for number, cell in enumerate(cells, 1):
+        print(f"{number}/{len(cells)} {cell}", flush=True)
+        results[str(cell)] = run_cell(cell, subjects[cell.subject])
+        for name, ratio in results[str(cell)]["over plain training"].items():
+            print(f"    {name:32s} {ratio['median']:6.2f}  {ratio['min']:.2f}–{ratio['max']:.2f}")
+    print(write_record("cost", {"cells": results}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
