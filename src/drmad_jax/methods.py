@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 from drmad_jax.check import check_choice, check_count
-from drmad_jax.gradient import STEP_CURVATURES
 from drmad_jax.guard import ON_EXPANSION, OnExpansion
-from drmad_jax.paths import Averaged, Frozen, Interpolated, Path, Recomputed
+from drmad_jax.method_options import (
+    check_segments,
+    intervals,
+    path_through,
+    reverse,
+    single_steps,
+)
+from drmad_jax.paths import Averaged, Frozen, Interpolated, Recomputed
 from drmad_jax.paths.interpolated import StateOnPath
 from drmad_jax.reverse import Reverse, Unrolled
 from drmad_jax.visits import (
@@ -15,10 +21,8 @@ from drmad_jax.visits import (
     LastSteps,
     MeasuredStride,
     PublishedStride,
-    ReverseSteps,
     Segments,
     Spacing,
-    Stride,
     Weighting,
 )
 
@@ -58,7 +62,7 @@ def stored(*, curvature: str = "hessian") -> Reverse:
         >>> dj.stored().curvature
         'hessian'
     """
-    return _reverse(Recomputed((1,)), curvature, AllSteps())
+    return reverse(Recomputed((1,)), curvature, AllSteps())
 
 
 def checkpointed(
@@ -100,7 +104,7 @@ def checkpointed(
         check_count("checkpointed", "budget", budget)
         if every is not None:
             raise ValueError("checkpointed: give `every` or `budget`, not both")
-    return _reverse(Recomputed(_intervals(every), levels, budget), curvature, AllSteps())
+    return reverse(Recomputed(intervals(every), levels, budget), curvature, AllSteps())
 
 
 def drmad(
@@ -192,11 +196,11 @@ def drmad(
     if num_segments is None and num_reverse_steps is None and curvature == "auto":
         num_segments = 10
     if num_segments is None:
-        steps = _reverse_steps(num_reverse_steps, spacing, weighting)
+        steps = single_steps(num_reverse_steps, spacing, weighting)
     else:
-        _check_segments(num_segments, num_reverse_steps, weighting, curvature)
+        check_segments(num_segments, num_reverse_steps, weighting, curvature)
         steps = Segments(num_segments, num_products, batches_per_product, spacing)
-    method = _reverse(_path(knots, optimizer_state, steps), curvature, steps)
+    method = reverse(path_through(knots, optimizer_state, steps), curvature, steps)
     fresh = batches == "fresh"
     return dataclasses.replace(method, fresh_batches=fresh, on_expansion=on_expansion)
 
@@ -255,7 +259,7 @@ def published_drmad(*, num_reverse_steps: int) -> Reverse:
         'hessian'
     """
     check_count("published_drmad", "num_reverse_steps", num_reverse_steps)
-    return _reverse(Interpolated(2, "final"), "hessian", PublishedStride(num_reverse_steps))
+    return reverse(Interpolated(2, "final"), "hessian", PublishedStride(num_reverse_steps))
 
 
 def truncated(
@@ -299,7 +303,7 @@ def truncated(
     check_count("truncated", "num_reverse_steps", num_reverse_steps)
     steps = LastSteps(num_reverse_steps)
     if method is None:
-        return _reverse(Frozen() if frozen else Recomputed((1,)), curvature, steps)
+        return reverse(Frozen() if frozen else Recomputed((1,)), curvature, steps)
     if not isinstance(method, Reverse):
         raise TypeError(
             "truncated: `method` must be one that goes back step by step, such as checkpointed(), "
@@ -316,87 +320,3 @@ def truncated(
             f"drmad(knots=8), got {method!r}"
         )
     return dataclasses.replace(method, steps=steps)
-
-
-def _reverse(path: Path, curvature: str, steps: ReverseSteps) -> Reverse:
-    check_choice("method", "curvature", curvature, ("auto", *STEP_CURVATURES))
-    return Reverse(path, curvature, steps)
-
-
-def _path(
-    knots: int | Sequence[int] | str | None, optimizer_state: StateOnPath, steps: ReverseSteps
-) -> Path:
-    if knots is None and isinstance(steps, Segments):
-        knots = "means"
-    if not isinstance(knots, str):
-        return Interpolated(None if knots is None else _knots(knots), optimizer_state)
-    check_choice("drmad", "knots", knots, ("means",))
-    if not isinstance(steps, Segments):
-        raise ValueError(
-            'drmad: knots="means" are the means of segments: give `num_segments`, or a number of '
-            "knots"
-        )
-    if optimizer_state != "auto":
-        raise ValueError(
-            'drmad: with knots="means" the optimizer\'s state is a mean, too: leave '
-            f'optimizer_state="auto", got {optimizer_state!r}'
-        )
-    return Averaged(steps)
-
-
-def _check_segments(
-    count: int, num_reverse_steps: object, weighting: Weighting, curvature: str
-) -> None:
-    check_count("drmad", "num_segments", count)
-    if num_reverse_steps is not None:
-        raise ValueError(
-            "drmad: give `num_segments` (whole segments at once) or `num_reverse_steps` (single "
-            "steps), not both"
-        )
-    if weighting != "count":
-        raise ValueError('drmad: `num_segments` stand for all their steps: leave weighting="count"')
-    if curvature == "filtered_hessian":
-        raise ValueError(
-            'drmad: `num_segments` take the positive part of the curvature; "filtered_hessian" is '
-            'for single steps: use curvature="auto"'
-        )
-
-
-def _reverse_steps(
-    count: int | MeasuredStride | None, spacing: Spacing, weighting: Weighting
-) -> ReverseSteps:
-    if count is None:
-        return AllSteps()
-    if isinstance(count, MeasuredStride):
-        return count
-    check_count("drmad", "num_reverse_steps", count)
-    return Stride(count, spacing, weighting)
-
-
-def _knots(knots: int | Sequence[int]) -> int | tuple[int, ...]:
-    if isinstance(knots, int):
-        check_count("drmad", "knots", knots, least=2)
-        return knots
-    times = tuple(map(int, knots))
-    increasing = all(a < b for a, b in zip(times, times[1:], strict=False))
-    if len(times) < 2 or times[0] != 0 or not increasing:
-        raise ValueError(
-            f"drmad: `knots` must be a number, or steps increasing from 0 to num_steps, got {knots}"
-        )
-    return times
-
-
-def _intervals(every: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    if every is None:
-        return None
-    levels = (every,) if isinstance(every, int) else tuple(every)
-    for level in levels:
-        check_count("checkpointed", "every", level)
-    levels = levels if levels[-1] == 1 else (*levels, 1)
-    for outer, inner in zip(levels, levels[1:], strict=False):
-        if outer % inner or outer == inner:
-            raise ValueError(
-                f"checkpointed: in `every` each interval must be a divisor of the one before, "
-                f"got {inner} after {outer}"
-            )
-    return levels

@@ -100,7 +100,7 @@ def _keep_compiled_programs() -> None:
     """Lets later processes find what this one compiles, unless JAX was told of another place."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "drmad_jax"))
 
