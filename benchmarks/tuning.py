@@ -34,6 +34,7 @@ FEWER_TUNERS = (
     "line, Gauss-Newton, T/10 steps",
     "8 knots, Hessian, 10 x 10",
     "means, Hessian, 10 x 10",
+    "drmad()",
     "last T/10 steps",
 )
 
