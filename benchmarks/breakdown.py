@@ -12,10 +12,10 @@ import jax
 
 import drmad_jax as dj
 from benchmarks import lineup
-from benchmarks.cost import library_training, with_method
-from benchmarks.cost_problems import OPTIMIZERS, SUBJECTS, Subject
+from benchmarks.cost_problems import SUBJECTS, Subject
 from benchmarks.harness import compile_all, measure, write_record
 from benchmarks.parts import forward_parts, reverse_parts, segment_parts
+from benchmarks.runs import OPTIMIZERS, library_training, with_method
 
 COUNT = 100
 # Model, optimizer, batch, and the steps T of the training that the default goes back through.

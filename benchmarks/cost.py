@@ -13,15 +13,14 @@ import sys
 from collections.abc import Callable
 
 import jax
-import optax
-from jaxtyping import Array, PyTree
 
 import drmad_jax as dj
 from benchmarks import lineup
-from benchmarks.cost_problems import OPTIMIZERS, SUBJECTS, Subject
+from benchmarks.cost_problems import SUBJECTS, Subject
 from benchmarks.harness import Program, compile_all, measure, ratio_spreads, write_record
+from benchmarks.runs import OPTIMIZERS, library_training, plain_training, with_method
 
-PLAIN, LIBRARY = "plain optax loop", "training as the package does it"
+LIBRARY = "training as the package does it"
 # Programs that ask for more are left out.
 MEMORY_LIMIT = 4 * 2**30
 
@@ -68,65 +67,13 @@ GRID = (
 )
 
 
-def plain_training(problem: dj.Problem, num_steps: int) -> Callable[..., Array]:
-    """Training by optax in a loop, and the outer loss after it: nothing of the package in it.
-
-    Args:
-        problem: The losses and the optimizer.
-        num_steps: Steps T.
-
-    Returns:
-        `(given, batches, outer_batch) -> outer loss`.
-    """
-
-    def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree) -> Array:
-        hparams, key = given["hparams"], given.get("key")
-        optimizer = problem.transformation(hparams)
-
-        def step(t, state):
-            params, opt_state, model_state = state
-            step_key = None if key is None else jax.random.fold_in(key, t)
-            loss = lambda p: problem.inner(p, hparams, batches(t), model_state, step_key)
-            grads, model_state = jax.grad(loss, has_aux=True)(params)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state, model_state
-
-        start = given["params"], optimizer.init(given["params"]), given.get("model_state")
-        params, _, model_state = jax.lax.fori_loop(0, num_steps, step, start)
-        return problem.outer(params, hparams, outer_batch, model_state)
-
-    return run
-
-
-def library_training(problem: dj.Problem, num_steps: int) -> Callable[..., Array]:
-    """The same by `dj.train`, as `dj.compare` times it."""
-    train = dj.train(problem, num_steps=num_steps, method=dj.truncated(num_reverse_steps=1))
-
-    def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree) -> Array:
-        final = train(inner_batches=batches, **given)
-        return problem.outer(final.params, given["hparams"], outer_batch, final.model_state)
-
-    return run
-
-
-def with_method(problem: dj.Problem, num_steps: int, method: dj.Method) -> Callable:
-    """Outer loss and hypergradient, `(given, batches, outer_batch) -> (value, grad)`."""
-    compute = dj.hypergradient(problem, num_steps=num_steps, method=method)
-
-    def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree):
-        out = compute(inner_batches=batches, outer_batch=outer_batch, **given)
-        return out.value, out.grad
-
-    return run
-
-
 def functions(cell: Cell, subject: Subject) -> tuple[dict[str, Callable], dict[str, str]]:
     """What a cell runs, by name, and what it leaves out, by reason."""
     problem, made = subject.problem(OPTIMIZERS[cell.optimizer]), {}
     left_out = {label: "to save time" for label in ALL if label not in cell.labels}
     if cell.optimizer != "momentum" or "model_state" in subject.given:
         left_out[lineup.REVERSIBLE] = "takes reversible_sgd alone, and no model state"
-    made[PLAIN] = plain_training(problem, cell.num_steps)
+    made[lineup.PLAIN] = plain_training(problem, cell.num_steps)
     made[LIBRARY] = library_training(problem, cell.num_steps)
     for label in cell.labels:
         of_method = problem
@@ -154,7 +101,7 @@ def run_cell(cell: Cell, subject: Subject) -> dict:
         "weights": subject.num_params,
         "hyperparameters": subject.num_hparams,
         "relative distance of the two trainings": distance,
-        "over plain training": ratio_spreads(seconds, PLAIN),
+        "over plain training": ratio_spreads(seconds, lineup.PLAIN),
         "seconds": seconds,
         "compile_s": {name: program.compile_s for name, program in programs.items()},
         "temporary_bytes": {name: p.temporary_bytes for name, p in programs.items()},
@@ -164,7 +111,7 @@ def run_cell(cell: Cell, subject: Subject) -> dict:
 
 def _distance(programs: dict[str, Program]) -> float:
     """How far the outer losses of both trainings are apart: they must do the same."""
-    plain, library = (float(programs[name]()) for name in (PLAIN, LIBRARY))
+    plain, library = (float(programs[name]()) for name in (lineup.PLAIN, LIBRARY))
     if abs(library / plain - 1) > 0.01:
         raise RuntimeError(f"plain training ends at {plain}, the package's at {library}")
     return abs(library / plain - 1)

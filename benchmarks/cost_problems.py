@@ -18,11 +18,6 @@ import drmad_jax as dj
 from benchmarks import mnist_mlp
 from benchmarks.study_problems import ConvNet, cross_entropy
 
-OPTIMIZERS: dict[str, optax.GradientTransformation] = {
-    "momentum": optax.sgd(0.0025, momentum=0.95),
-    "adam": optax.adam(5e-4, eps_root=1e-8),
-    "reversible momentum": dj.reversible_sgd(0.0025, 0.95),
-}
 VOCABULARY, LENGTH = 64, 32
 
 

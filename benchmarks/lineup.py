@@ -2,6 +2,7 @@
 
 import drmad_jax as dj
 
+PLAIN = "plain training"
 DEFAULT = "drmad()"
 LINE_SEGMENTS = "line, Gauss-Newton, 5 x 8"
 LINE_ALL = "line, Gauss-Newton, all steps"
@@ -31,4 +32,13 @@ def methods(num_steps: int) -> dict[str, dj.Method]:
         STORED: dj.stored(),
         REVERSIBLE: dj.reversible(),
         UNROLLED: dj.unrolled(),
+    }
+
+
+def further() -> dict[str, dj.Method | dj.Estimator]:
+    """Name to method, for those whose cost grows with the number of hyperparameters or draws."""
+    return {
+        "forward": dj.forward(),
+        "forward_gradient, 1 direction": dj.forward_gradient(num_directions=1),
+        "evolution_strategies, 1 pair": dj.evolution_strategies(num_pairs=1, sigma=0.1),
     }

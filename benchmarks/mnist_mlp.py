@@ -9,10 +9,10 @@ import drmad_jax as dj
 LAYERS = (784, 50, 50, 50, 10)
 
 
-def arguments(num_examples: int = 15000, seed: int = 0):
+def arguments(num_examples: int = 15000, seed: int = 0, layers: tuple[int, ...] = LAYERS):
     """Hyperparameters, initial weights, training data and validation data."""
     keys = jax.random.split(jax.random.key(seed), 6)
-    sizes = list(zip(LAYERS[:-1], LAYERS[1:], strict=True))
+    sizes = list(zip(layers[:-1], layers[1:], strict=True))
     params = [
         {"w": jax.random.normal(key, (a, b)) * a**-0.5, "b": jnp.zeros(b)}
         for key, (a, b) in zip(keys, sizes, strict=False)

@@ -1,0 +1,58 @@
+"""Memory against the number of steps: the catalogue's law fitted, and where it meets a limit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from drmad_jax.catalogue import ENTRIES
+
+LIMIT = 16 * 2**30
+# A slope that adds less than this over the whole sweep is that of counters and rounding.
+FLAT = 0.02
+
+
+def growth(label: str) -> Callable[[float], float]:
+    """How the catalogue says that the method's memory grows with T, up to a factor."""
+    laws = {entry.factory.__name__: entry.growth for entry in ENTRIES}
+    grow = laws.get(label, laws["drmad"])
+    # What should not grow is fitted by a line, which finds out whether it does.
+    return (lambda num_steps: num_steps) if grow(10**6) == grow(1) else grow
+
+
+def fit(label: str, points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bytes = a + b · g(T), least squares of relative errors, and the T at which 16 GiB are full.
+
+    Args:
+        label: The method.
+        points: With `num_steps`, `temporary_bytes` and `argument_bytes`.
+
+    Returns:
+        a, b, the worst relative error, and the number of steps; `None` for a memory that does not
+        grow.
+    """
+    sized = [p for p in points if p.get("temporary_bytes")]
+    grow = growth(label)
+    grown = np.array([grow(p["num_steps"]) for p in sized])
+    given = np.array([p["temporary_bytes"] + p["argument_bytes"] for p in sized], float)
+    matrix = np.stack([np.ones_like(grown), grown], axis=1) / given[:, None]
+    (base, slope), *_ = np.linalg.lstsq(matrix, np.ones(len(sized)), rcond=None)
+    error = float(np.max(np.abs(matrix @ [base, slope] - 1)))
+    flat = slope * (grown[-1] - grown[0]) < FLAT * given[0]
+    return {
+        "bytes at T = 0": round(float(base)),
+        "bytes for each further step at T = 1000": None
+        if flat
+        else float(f"{slope * (grow(1001) - grow(1000)):.4g}"),
+        "worst relative error": round(error, 4),
+        "steps in 16 GiB": None if flat else _meets(grow, (LIMIT - base) / slope),
+    }
+
+
+def _meets(grow: Callable[[float], float], wanted: float) -> float:
+    """The T with grow(T) = wanted, by bisection, to two digits."""
+    low, high = 1.0, 1e18
+    for _ in range(200):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if grow(middle) < wanted else (low, middle)
+    return float(f"{low:.2g}")
