@@ -5,9 +5,18 @@ import pytest
 from drmad_jax.experiments import config as configs
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+VARIANTS = [
+    pytest.param(path, variant, id=f"{path.stem}-{variant}")
+    for path in SHIPPED
+    for variant in configs.variant_names(path)
+]
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_configs_are_valid(path):
-    assert path.read_text().startswith("#")
-    assert configs.load(path).name == path.stem
+@pytest.mark.parametrize(("path", "variant"), VARIANTS)
+def test_shipped_configs_are_valid(path, variant):
+    text = path.read_text()
+    assert text.startswith("#")
+    assert configs.load(path, variant=variant).name == path.stem
+    if "[smoke]" in text:
+        smoke = configs.load(path, variant=variant, smoke=True)
+        assert smoke.name == f"{path.stem}-smoke"

@@ -1,103 +1,26 @@
-"""The configuration of an experiment: every key, its type and its meaning, read from TOML."""
+"""The configuration of an experiment, read from TOML."""
 
 import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tomli_w
 
-from drmad_jax.experiments import schema
+from drmad_jax.experiments import schema, variants
 from drmad_jax.experiments.datasets import DATASETS
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.factories import Method, Optimizer
-from drmad_jax.experiments.schema import PositiveInt
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Section `[data]`.
-
-    Attributes:
-        dataset: "digits" (comes with scikit-learn), "mnist" or "fashion_mnist" (`drmad-jax
-            prepare`).
-        num_train: Examples from which training and validation sets are drawn again at every outer
-            step: the first ones of the training split.
-        num_valid: How many of those are held out for validation.
-        num_test: Test examples: the first ones of the test split, never trained or tuned on.
-    """
-
-    dataset: Literal["digits", "mnist", "fashion_mnist"]
-    num_train: PositiveInt
-    num_valid: PositiveInt
-    num_test: PositiveInt
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MLPConfig:
-    """Section `[model]`, a multi-layer perceptron.
-
-    Attributes:
-        kind: "mlp".
-        hidden: Units of each hidden layer.
-        activation: Name of the activation between layers.
-        init_log_scale: Natural log of the standard deviation of the initial weights and biases
-            (Maclaurin et al. 2015: -3), or "lecun" for LeCun's fan-in scale and zero biases.
-    """
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = (50, 50, 50)
-    activation: Literal["tanh", "relu", "gelu", "silu"] = "tanh"
-    init_log_scale: float | Literal["lecun"] = -3.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class L2Config:
-    """Section `[task]`: learn L2 penalties of the weights (biases have none).
-
-    Attributes:
-        kind: "l2".
-        granularity: What shares one penalty: the weights out of one input "unit", those of one
-            "layer", each "parameter" alone, or all weights ("global").
-        coordinates: "penalty" adds Σ exp(log_l2)·w² to the loss. "rescaled" is the published
-            form: the network uses w = z·exp(t), training moves z, the penalty is exp(-4)·‖z‖²,
-            and t is the hyperparameter, so that log_l2 = -4 - 2t.
-        initial_log_l2: Natural log of the initial penalties; published: -4.4 (t = .2).
-    """
-
-    kind: Literal["l2"] = "l2"
-    granularity: Literal["unit", "layer", "parameter", "global"] = "unit"
-    coordinates: Literal["penalty", "rescaled"] = "penalty"
-    initial_log_l2: float = -4.4
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InnerConfig:
-    """Section `[inner]`: one training run.
-
-    Attributes:
-        num_steps: Steps of training, T.
-        batch_size: Examples per minibatch, drawn with replacement.
-        optimizer: An optax optimizer by name, with its arguments.
-    """
-
-    num_steps: PositiveInt
-    batch_size: PositiveInt
-    optimizer: Optimizer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OuterConfig:
-    """Section `[outer]`: the tuning of the hyperparameters.
-
-    Attributes:
-        num_steps: Updates of the hyperparameters, each after one training run.
-        optimizer: An optax optimizer by name, with its arguments.
-    """
-
-    num_steps: PositiveInt
-    optimizer: Optimizer
+from drmad_jax.experiments.factories import Method
+from drmad_jax.experiments.schema import Count
+from drmad_jax.experiments.sections import (
+    DataConfig,
+    InnerConfig,
+    JudgeConfig,
+    L2Config,
+    MLPConfig,
+    OuterConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,47 +28,81 @@ class Config:
     """A whole experiment.
 
     Attributes:
-        name: Names the default run folder, `runs/<name>`.
+        name: Names the experiment, and the default run folder, `runs/<name>`.
+        variant: Which of the file's variants this is; empty for the file's own settings.
         seed: Seed of every random draw.
         data: Section `[data]`.
         model: Section `[model]`.
         task: Section `[task]`.
         inner: Section `[inner]`.
         outer: Section `[outer]`.
+        judge: Section `[judge]`.
         method: Section `[method]`: a hypergradient method of drmad_jax, with its arguments.
     """
 
     name: str
-    seed: Annotated[int, schema.at_least(0)] = 0
+    variant: str = ""
+    seed: Count = 0
     data: DataConfig
     model: MLPConfig = MLPConfig()
     task: L2Config = L2Config()
     inner: InnerConfig
     outer: OuterConfig
+    judge: JudgeConfig = JudgeConfig()
     method: Method = Method("drmad")
 
+    @property
+    def label(self) -> str:
+        """The experiment, and the variant behind a slash."""
+        return f"{self.name}/{self.variant}" if self.variant else self.name
 
-def load(path: Path | str, overrides: Iterable[str] = ()) -> Config:
-    """Reads a configuration file.
+
+def load(
+    path: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    variant: str | None = None,
+    smoke: bool = False,
+) -> Config:
+    """Reads a configuration file: its own settings, then variant, then smoke test, then overrides.
 
     Args:
         path: A TOML file.
         overrides: Entries "a.b=value" that replace what the file says; each value is read as TOML,
             and as a string where it is none.
+        variant: A name under `[variants]`; `None` or "base" for the file's own settings.
+        smoke: Apply the table `[smoke]`, for a run that only shows that everything works.
 
     Returns:
         The checked configuration.
 
     Raises:
-        ConfigError: If the file cannot be read, or a key or value is wrong.
+        ConfigError: If the file cannot be read, there is no such variant or smoke test, or a key
+            or value is wrong.
     """
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read the config {path}: {error}") from error
+    table = variants.choose(_read(path), variant=variant, smoke=smoke)
     for override in overrides:
         _override(table, override)
-    return parse(table)
+    try:
+        return parse(table)
+    except ConfigError as error:
+        where = f" (variant {table['variant']})" if table.get("variant") else ""
+        raise ConfigError(f"{error}{where}") from error
+
+
+def variant_names(path: Path | str) -> list[str]:
+    """The variants of a configuration file.
+
+    Args:
+        path: A TOML file.
+
+    Returns:
+        "base" and the names of its variants, in the file's order; "base" alone if it has none.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a variant is not a table.
+    """
+    return variants.names(_read(path))
 
 
 def parse(table: Mapping[str, Any]) -> Config:
@@ -161,7 +118,9 @@ def parse(table: Mapping[str, Any]) -> Config:
         ConfigError: If a key or value is wrong.
     """
     config = schema.parse(Config, table)
-    _check_name(config.name)
+    _check_name("name", config.name)
+    if config.variant:
+        _check_name("variant", config.variant)
     _check_sizes(config)
     return config
 
@@ -193,6 +152,13 @@ def differences(old: Config, new: Config) -> list[str]:
     return [f"{key}: {before.get(key, 'unset')!r} -> {after.get(key, 'unset')!r}" for key in keys]
 
 
+def _read(path: Path | str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the config {path}: {error}") from error
+
+
 def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
@@ -215,9 +181,9 @@ def _read_value(text: str) -> Any:
     return table["value"] if len(table) == 1 else text
 
 
-def _check_name(name: str) -> None:
+def _check_name(key: str, name: str) -> None:
     if not name or set(name) & set("/\\") or name in (".", ".."):
-        raise ConfigError(f"name: expected a plain folder name, got {name!r}")
+        raise ConfigError(f"{key}: expected a plain folder name, got {name!r}")
 
 
 def _check_sizes(config: Config) -> None:

@@ -44,6 +44,7 @@ def at_least(limit: float) -> Bound:
 
 
 PositiveInt = Annotated[int, above(0)]
+Count = Annotated[int, at_least(0)]
 
 
 def parse(cls: type[T], table: object, path: str = "") -> T:
