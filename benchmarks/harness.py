@@ -56,12 +56,24 @@ def compile_all(functions: dict[str, Callable], *arguments: Any) -> dict[str, Pr
     Returns:
         Name to a program.
     """
-    lowered = {name: jax.jit(function).lower(*arguments) for name, function in functions.items()}
+    return compile_calls({name: (function, arguments) for name, function in functions.items()})
+
+
+def compile_calls(calls: dict[str, tuple[Callable, tuple]]) -> dict[str, Program]:
+    """Compiles functions, each with its own arguments, as many at a time as there are cores.
+
+    Args:
+        calls: Name to a pure function, not jitted, and what it takes.
+
+    Returns:
+        Name to a program.
+    """
+    lowered = {name: jax.jit(function).lower(*given) for name, (function, given) in calls.items()}
 
     def compiled(name: str) -> Program:
         start = time.perf_counter()
         program = lowered[name].compile()
-        return Program(program, arguments, round(time.perf_counter() - start, 2))
+        return Program(program, calls[name][1], round(time.perf_counter() - start, 2))
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         return dict(zip(lowered, pool.map(compiled, lowered), strict=True))
