@@ -1,7 +1,7 @@
 """One outer step as a pure function: draw, train, differentiate, judge, update."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -12,6 +12,7 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.tasks import Task
 
 Metrics = dict[str, Array]
+HEADLINES = ("outer_loss", "test_error", "test_loss")
 # The metrics that speak of the way back, and not of the trained model.
 REVERSE_METRICS = ("hypergradient_norm", "cotangent_norm")
 
@@ -94,6 +95,19 @@ def outer_key(config: Config, step: int) -> Array:
         A key.
     """
     return jax.random.fold_in(jax.random.key(config.seed), step)
+
+
+def to_host(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as Python's numbers, those first that readers look for.
+
+    Args:
+        metrics: What a compiled function returned, which sorts the keys of dictionaries.
+
+    Returns:
+        Numbers by name.
+    """
+    names = [*HEADLINES, *(name for name in metrics if name not in HEADLINES)]
+    return {name: metrics[name].item() for name in names if name in metrics}
 
 
 def _outer_optimizer(config: Config, task: Task) -> dj.OuterOptimizer:

@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from drmad_jax.experiments import run_folder
 from drmad_jax.experiments.checkpoints import Checkpoints
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, RunStopped
+from drmad_jax.experiments.judge import judge
 from drmad_jax.experiments.outer_step import (
     REVERSE_METRICS,
     Carry,
+    Metrics,
     init_carry,
     make_outer_step,
     outer_key,
+    to_host,
 )
-from drmad_jax.experiments.summary import summarise
+from drmad_jax.experiments.summary import COMPLETE, summarise
 from drmad_jax.experiments.tasks import make_task
-
-HEADLINES = ("outer_loss", "test_error", "test_loss")
+from drmad_jax.experiments.trial import make_trial
 
 
 def run(
@@ -33,9 +36,10 @@ def run(
     """Tunes hyperparameters, keeping everything in a run folder.
 
     The folder gets `config.toml`, a line in `metrics.jsonl` for each outer step and one for the
-    final hyperparameters, `hparams.npz`, `summary.json` and `checkpoints/`. A run killed at any
-    moment and resumed ends with the same metrics (but for the seconds) and hyperparameters, bit
-    for bit, as one that was left alone.
+    final hyperparameters, `hparams.npz`, `summary.json` and `checkpoints/`, and with `[judge]` a
+    line in `judge.jsonl` for each fresh seed. A run killed at any moment and resumed ends with the
+    same metrics (but for the seconds) and hyperparameters, bit for bit, as one that was left alone.
+    One that is complete is left as it is.
 
     Args:
         config: The configuration.
@@ -52,16 +56,19 @@ def run(
         RunStopped: If the hypergradient or the loss is not finite.
     """
     run_folder.check(folder, config, resume=resume)
+    summary = run_folder.read_summary(folder)
+    if summary is not None and summary["status"] == COMPLETE:
+        return summary
     if progress:
-        tqdm.write("compiling one outer step", file=sys.stderr)
+        tqdm.write(f"compiling {config.label}", file=sys.stderr)
     loop = _Loop(config, folder)
     run_folder.begin(folder, config)
     try:
         loop.tune(progress)
     except RunStopped as stopped:
-        loop.finish(str(stopped))
+        loop.finish(str(stopped), progress)
         raise
-    return loop.finish("complete")
+    return loop.finish(COMPLETE, progress)
 
 
 class _Loop:
@@ -72,8 +79,14 @@ class _Loop:
         task = make_task(config)
         self.carry = init_carry(config, task)
         self.data = task.load_data()
+        self.first = self.carry.hparams
         start = time.perf_counter()
-        self.outer_step = self._compile(make_outer_step(config, task))
+        if config.judge.num_seeds > 0 or config.outer.num_steps == 0:
+            self.trial = self._compile(make_trial(config, task), self.first)
+        if config.outer.num_steps > 0:
+            self.outer_step = self._compile(make_outer_step(config, task), self.carry)
+        else:
+            self.outer_step = self._judge_only
         self.compile_seconds = time.perf_counter() - start
 
     def tune(self, progress: bool) -> None:
@@ -82,7 +95,9 @@ class _Loop:
         with Checkpoints(self.folder) as checkpoints:
             first, self.carry = checkpoints.restore(self.carry) or (0, self.carry)
             run_folder.keep_metrics(self.folder, first)
-            with _bar(self.config.name, first, total, progress) as bar:
+            if first < total:
+                run_folder.keep_judged(self.folder, 0)
+            with _bar(self.config.label, first, total, progress) as bar:
                 for step in range(first, total):
                     outer_loss, self.carry = self._step(step)
                     checkpoints.save(step + 1, self.carry)
@@ -90,11 +105,21 @@ class _Loop:
                     bar.update()
         self._evaluate(total)
 
-    def finish(self, status: str) -> dict[str, Any]:
-        """Writes hyperparameters and summary."""
-        run_folder.write_hparams(self.folder, self.carry.hparams)
-        metrics = run_folder.read_metrics(self.folder)
-        summary = summarise(metrics, status=status, compile_seconds=self.compile_seconds)
+    def finish(self, status: str, progress: bool) -> dict[str, Any]:
+        """Judges where tuning came to, and writes hyperparameters and summary."""
+        first, final = self.first, self.carry.hparams
+        run_folder.write_hparams(self.folder, final)
+        summary = summarise(
+            run_folder.read_metrics(self.folder),
+            status=status,
+            compile_seconds=self.compile_seconds,
+            hparams=final,
+        )
+        if self.config.judge.num_seeds > 0:
+            trial = lambda hparams, key: self.trial(hparams, key, self.data)
+            summary["judge"] = judge(
+                self.config, self.folder, trial, first=first, final=final, progress=progress
+            )
         run_folder.write_summary(self.folder, summary)
         return summary
 
@@ -124,14 +149,14 @@ class _Loop:
         key = outer_key(self.config, step)
         carry, metrics = jax.block_until_ready(self.outer_step(self.carry, key, self.data))
         seconds = round(time.perf_counter() - start, 4)
-        # Compiled functions sort the keys of dictionaries; readers want the loss first.
-        names = [*HEADLINES, *(name for name in metrics if name not in HEADLINES)]
-        values = {name: metrics[name].item() for name in names if name in metrics}
-        return {"step": step, **values, "seconds": seconds}, carry
+        return {"step": step, **to_host(metrics), "seconds": seconds}, carry
 
-    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _judge_only(self, carry: Carry, key: Array, data: PyTree) -> tuple[Carry, Metrics]:
+        return carry, self.trial(carry.hparams, key, data)
+
+    def _compile(self, function: Callable[..., Any], start: PyTree) -> Callable[..., Any]:
         try:
-            lowered = jax.jit(function).lower(self.carry, outer_key(self.config, 0), self.data)
+            lowered = jax.jit(function).lower(start, outer_key(self.config, 0), self.data)
         except ValueError as error:
             raise ConfigError(f"this configuration cannot be run: {error}") from error
         return lowered.compile()

@@ -1,4 +1,4 @@
-"""The files of a run: its configuration, a line of metrics for each outer step, a summary."""
+"""The files of a run: its configuration, lines of metrics, a summary."""
 
 import json
 import math
@@ -17,6 +17,7 @@ from drmad_jax.experiments.files import write_atomically, write_text
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
+JUDGE = "judge.jsonl"
 SUMMARY = "summary.json"
 HPARAMS = "hparams.npz"
 FIGURES = "figures"
@@ -56,7 +57,7 @@ def check(folder: Path, config: Config, *, resume: bool) -> None:
 
 
 def begin(folder: Path, config: Config) -> None:
-    """Makes the folder and writes the resolved configuration.
+    """Makes the folder and writes the resolved configuration; the run has no summary until its end.
 
     Args:
         folder: The run folder.
@@ -64,6 +65,7 @@ def begin(folder: Path, config: Config) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, configs.to_toml(config))
+    (folder / SUMMARY).unlink(missing_ok=True)
 
 
 def read_config(folder: Path) -> Config:
@@ -83,16 +85,17 @@ def read_config(folder: Path) -> Config:
     return configs.load(folder / CONFIG)
 
 
-def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
+def append_metrics(folder: Path, line: Mapping[str, Any], *, file: str = METRICS) -> None:
     """Writes one line of metrics, complete on disk before the next step begins.
 
     Args:
         folder: The run folder.
         line: Names and values; numbers that are not finite become null, as JSON has none.
+        file: Name of the file.
     """
-    text = json.dumps({name: _plain(value) for name, value in line.items()}, allow_nan=False)
-    with open(folder / METRICS, "a", encoding="utf-8") as file:
-        file.write(text + "\n")
+    text = json.dumps(_plain(line), allow_nan=False)
+    with open(folder / file, "a", encoding="utf-8") as lines:
+        lines.write(text + "\n")
 
 
 def keep_metrics(folder: Path, num_steps: int) -> None:
@@ -102,20 +105,32 @@ def keep_metrics(folder: Path, num_steps: int) -> None:
         folder: The run folder.
         num_steps: Outer steps that the checkpoint has seen; their lines are kept as they are.
     """
-    kept = [line for line in _whole_lines(folder) if json.loads(line)["step"] < num_steps]
+    kept = [line for line in _whole_lines(folder / METRICS) if json.loads(line)["step"] < num_steps]
     write_text(folder / METRICS, "".join(kept))
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def keep_judged(folder: Path, num_seeds: int) -> None:
+    """Drops judgements past a number of seeds, and a last line that was cut short.
+
+    Args:
+        folder: The run folder.
+        num_seeds: How many are kept at most.
+    """
+    if (folder / JUDGE).exists():
+        write_text(folder / JUDGE, "".join(_whole_lines(folder / JUDGE)[:num_seeds]))
+
+
+def read_metrics(folder: Path, *, file: str = METRICS) -> list[dict[str, Any]]:
     """The metrics of a run, one dictionary for each outer step and one for the end.
 
     Args:
         folder: The run folder.
+        file: Name of the file.
 
     Returns:
-        The lines, in order of steps; a last line cut short is left out.
+        The lines, in order; a last line cut short is left out.
     """
-    return [json.loads(line) for line in _whole_lines(folder)]
+    return [json.loads(line) for line in _whole_lines(folder / file)]
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -126,6 +141,27 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
         summary: Nested plain values.
     """
     write_text(folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Nested plain values; `None` if the run has not ended.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"cannot read {path}: {error}; remove it and resume") from error
 
 
 def write_hparams(folder: Path, hparams: PyTree) -> None:
@@ -143,12 +179,13 @@ def write_hparams(folder: Path, hparams: PyTree) -> None:
     write_atomically(folder / HPARAMS, lambda file: np.savez(file, **arrays))  # pyright: ignore
 
 
-def _whole_lines(folder: Path) -> list[str]:
-    path = folder / METRICS
+def _whole_lines(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith("\n")]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     plain = value.item() if hasattr(value, "item") else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain

@@ -1,18 +1,23 @@
 """What a run came to, and on what it ran."""
 
+import datetime
+import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
+# The status of a run that came to its end; that of any other says why it stopped.
+COMPLETE = "complete"
 _PACKAGES = ("drmad_jax", "jax", "jaxlib", "optax", "flax", "numpy")
 _SUMMARISED = ("outer_loss", "test_loss", "test_error")
 
 
 def summarise(
-    metrics: Sequence[dict[str, Any]], *, status: str, compile_seconds: float
+    metrics: Sequence[dict[str, Any]], *, status: str, compile_seconds: float, hparams: PyTree
 ) -> dict[str, Any]:
     """The contents of `summary.json`.
 
@@ -20,6 +25,7 @@ def summarise(
         metrics: The lines of `metrics.jsonl`.
         status: "complete", or why the run stopped.
         compile_seconds: Time the compiler took.
+        hparams: The final hyperparameters.
 
     Returns:
         Nested plain values.
@@ -28,12 +34,14 @@ def summarise(
     seconds = sorted(line["seconds"] for line in steps)
     return {
         "status": status,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "device": device(),
         "compile_seconds": compile_seconds,
         "median_seconds_per_step": seconds[len(seconds) // 2] if seconds else None,
         "total_seconds_of_steps": sum(seconds),
         "num_outer_steps": len(steps),
+        "num_hparams": sum(leaf.size for leaf in jax.tree.leaves(hparams)),
         **{name: _course(metrics, name) for name in _SUMMARISED if name in metrics[0]},
     }
 
@@ -50,14 +58,21 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """The kind of device that JAX runs on, and how many there are."""
+    """The kind of device that JAX runs on, how many there are, and the cores beside them."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,
         "kind": device.device_kind,
         "count": jax.device_count(),
         "machine": platform.machine(),
+        "cores": _num_cores(),
     }
+
+
+def _num_cores() -> int | None:
+    """Cores that this process may use; not every platform tells of a process."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return os.cpu_count() if affinity is None else len(affinity(0))
 
 
 def _course(metrics: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -90,9 +90,10 @@ def merge(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """
     merged = dict(table)
     for key, value in changes.items():
-        before = merged.get(key)
-        nested = isinstance(before, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(before, value) if nested and _extends(before, value) else value
+        before = table.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and _extends(before, value):
+            value = merge(before, value)
+        merged[key] = value
     return merged
 
 
