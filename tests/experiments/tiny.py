@@ -25,6 +25,18 @@ num_steps = 3
 optimizer = {name = "adam", learning_rate = 0.1}
 """)
 
+# Compile to the same program as the rest: what starts where training diverges, and no tuning.
+VARIANTS = """
+[smoke]
+outer.num_steps = 1
+
+[variants.diverging]
+task.initial_log_l2 = 200.0
+
+[variants.untuned]
+outer.num_steps = 0
+"""
+
 
 def without_seconds(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()

@@ -3,10 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from drmad_jax.experiments.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from drmad_jax.experiments.config import Config
 
 # Modules of the extra, which may be missing; anything else that is missing is a bug.
 _EXTRA = {
@@ -53,29 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="drmad-jax", description="Tune hyperparameters by hypergradients of whole trainings."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    config = argparse.ArgumentParser(add_help=False)
-    config.add_argument(
-        "config", metavar="CONFIG", help="a TOML file, such as configs/digits_l2.toml"
-    )
-    config.add_argument(
-        "--set", dest="overrides", metavar="a.b=value", action="append", default=[],
-        help="replace a value of the config; may be given many times",
-    )  # fmt: skip
-    run = commands.add_parser("run", help="run an experiment", parents=[config])
-    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<name>)")
-    run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
-    run.set_defaults(command=_run)
-    compare = commands.add_parser(
-        "compare", help="compare methods with the exact one", parents=[config]
-    )
-    compare.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder (default: runs/<name>-compare)"
-    )
-    compare.add_argument("--seeds", type=int, default=8, metavar="N", help="training runs (8)")
-    compare.add_argument(
-        "--methods", metavar="NAME,NAME", help="names such as drmad, truncated, implicit, config"
-    )
-    compare.set_defaults(command=_compare)
+    _add_run(commands)
+    _add_compare(commands)
     plot = commands.add_parser("plot", help="draw the figures of a run or a comparison again")
     plot.add_argument("folder", type=Path, metavar="DIR", help="its folder")
     plot.set_defaults(command=_plot)
@@ -93,6 +76,50 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser("run", help="run an experiment")
+    variants = _add_config(run)
+    variants.add_argument(
+        "--all", action="store_true", help="run every variant, the file's own settings first"
+    )
+    run.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="run folder (default: runs/<name>, with a folder for each variant in it)",
+    )  # fmt: skip
+    run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    run.set_defaults(command=_run)
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="compare methods with the exact one")
+    _add_config(compare)
+    compare.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder (default: runs/<name>-compare)"
+    )
+    compare.add_argument("--seeds", type=int, default=8, metavar="N", help="training runs (8)")
+    compare.add_argument(
+        "--methods", metavar="NAME,NAME", help="names such as drmad, truncated, implicit, config"
+    )
+    compare.set_defaults(command=_compare)
+
+
+def _add_config(command: argparse.ArgumentParser) -> Any:
+    """The words that choose a configuration; returns the group of `--variant`."""
+    command.add_argument(
+        "config", metavar="CONFIG", help="a TOML file, such as configs/digits_l2.toml"
+    )
+    variants = command.add_mutually_exclusive_group()
+    variants.add_argument("--variant", metavar="NAME", help="a variant of the config")
+    command.add_argument(
+        "--smoke", action="store_true", help="with the config's settings for a quick test"
+    )
+    command.add_argument(
+        "--set", dest="overrides", metavar="a.b=value", action="append", default=[],
+        help="replace a value of the config; may be given many times",
+    )  # fmt: skip
+    return variants
+
+
 # Each command imports what it needs: asking for help must not wait for a deep-learning stack.
 
 
@@ -107,28 +134,63 @@ def _keep_compiled_programs() -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import config as configs
-    from drmad_jax.experiments.plots import draw
     from drmad_jax.experiments.run import run
+    from drmad_jax.experiments.run_all import folder_of
 
     _keep_compiled_programs()
-    config = configs.load(options.config, options.overrides)
-    folder = options.out or Path("runs") / config.name
-    summary = run(config, folder, resume=options.resume)
-    loss = summary["outer_loss"]
+    if options.all:
+        _run_all(options)
+        return
+    config = _load(options)
+    root = Path("runs") / config.name
+    has_variants = len(configs.variant_names(options.config)) > 1
+    folder = options.out or (folder_of(config, root) if has_variants else root)
+    _show(folder, run(config, folder, resume=options.resume))
+
+
+def _run_all(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments.run_all import load_all, run_all
+
+    variants = load_all(options.config, options.overrides, smoke=options.smoke)
+    root = options.out or Path("runs") / variants[0].name
+    stopped = []
+    for outcome in run_all(variants, root, resume=options.resume):
+        if outcome.skipped:
+            print(f"run folder  {outcome.folder} (had ended)")
+        else:
+            _show(outcome.folder, outcome.summary)
+        if outcome.stopped:
+            stopped.append(f"    {outcome.config.label}: {outcome.stopped}")
+    if stopped:
+        print(f"{len(stopped)} of {len(variants)} stopped before their end:", *stopped, sep="\n")
+
+
+def _load(options: argparse.Namespace) -> "Config":
+    from drmad_jax.experiments import config as configs
+
+    path, overrides = options.config, options.overrides
+    return configs.load(path, overrides, variant=options.variant, smoke=options.smoke)
+
+
+def _show(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Draws the figures of a run that has ended, and prints what it came to."""
+    from drmad_jax.experiments.plots import draw
+
     print(f"run folder  {folder}")
     for path in draw(folder):
         print(f"figure      {path}")
-    print(f"outer loss  {loss['first']:.4f} -> {loss['last']:.4f}")
+    loss = [summary["outer_loss"][when] for when in ("first", "last")]
+    first, last = ("nan" if value is None else f"{value:.4f}" for value in loss)
+    print(f"outer loss  {first} -> {last}")
 
 
 def _compare(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import comparison_plots
-    from drmad_jax.experiments import config as configs
     from drmad_jax.experiments.compare import DEFAULT_METHODS, compare
 
     _keep_compiled_programs()
-    config = configs.load(options.config, options.overrides)
-    folder = options.out or Path("runs") / f"{config.name}-compare"
+    config = _load(options)
+    folder = options.out or Path("runs") / f"{config.label.replace('/', '-')}-compare"
     names = DEFAULT_METHODS if options.methods is None else options.methods.split(",")
     comparison = compare(config, folder, names=names, num_seeds=options.seeds)
     print(comparison.to_markdown())
