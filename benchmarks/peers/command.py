@@ -1,0 +1,78 @@
+"""Every subject on every case, and the record."""
+
+import argparse
+import importlib.metadata
+import time
+from typing import Any
+
+from benchmarks.harness import write_record
+from benchmarks.peers.case import label, make_case
+from benchmarks.peers.driver import add_options, measure_with_bar, plan
+from benchmarks.peers.measure import EXACT_TOLERANCE, Plan
+from benchmarks.peers.report import NOTES, claims, claims_to_text, to_markdown
+from benchmarks.peers.subject import HEAVY, LEFT_OUT, REFERENCE, SUBJECTS, Subject
+
+PACKAGES = ("torch", "torchopt", "higher", "jaxopt", "optimistix", "equinox", "lineax")
+CASES = "50x100,50x1000,500x1000"
+# Batch size times steps from which idle PyTorch workers keep gigabytes each.
+LARGE = 200_000
+
+
+def options() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    add = parser.add_argument
+    add("--cases", default=CASES, help="batch size x steps, with commas (%(default)s)")
+    add("--subjects", help="parts of names, packages or kinds, with commas; else all but implicit")
+    add("--outer", type=int, default=5000, help="examples of the outer batch (%(default)s)")
+    add("--name", default="peers", help="name of the record (%(default)s)")
+    add_options(parser, seconds=60, least=3)
+    return parser.parse_args()
+
+
+def chosen(parts: str | None, *, large: bool) -> list[Subject]:
+    """The subjects that were asked for, and the reference."""
+    if parts is None:
+        all_but = [subject for subject in SUBJECTS if subject.kind != "implicit"]
+        return [subject for subject in all_but if not (large and subject.name in HEAVY)]
+    wanted = [part.strip().lower() for part in parts.split(",")]
+    text = lambda subject: f"{subject.name} {subject.package} {subject.kind}".lower()
+    asked = lambda subject: any(part in text(subject) for part in wanted)
+    return [subject for subject in SUBJECTS if subject.name == REFERENCE or asked(subject)]
+
+
+def sizes(cases: str) -> list[tuple[int, int]]:
+    """Batch size and number of steps of each case."""
+    pairs = [case.split("x") for case in cases.split(",")]
+    return [(int(batch_size), int(num_steps)) for batch_size, num_steps in pairs]
+
+
+def run(asked: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """All cases."""
+    found = {}
+    for batch_size, num_steps in sizes(asked.cases):
+        subjects = chosen(asked.subjects, large=batch_size * num_steps >= LARGE)
+        case = make_case(batch_size, num_steps, num_outer=asked.outer)
+        name = label(case)
+        rows = measure_with_bar(name, subjects, case, plan, REFERENCE)
+        found[name] = {"rows": rows, "claims": claims(rows)}
+        print("\n" + to_markdown(name, rows))
+        print(claims_to_text(found[name]["claims"]), flush=True)
+    return found
+
+
+def main() -> None:
+    asked, start = options(), time.monotonic()
+    with plan(asked) as planned:
+        found = run(asked, planned)
+    results = {
+        "threads": asked.threads,
+        "outer examples": asked.outer,
+        "exact within": EXACT_TOLERANCE,
+        "versions of the peers": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "notes": NOTES,
+        "left out": LEFT_OUT,
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "cases": found,
+    }
+    print(write_record(asked.name, results))

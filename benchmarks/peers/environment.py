@@ -1,0 +1,41 @@
+"""The peers' own virtual environment, made once and used by the one command."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".venv-peers"
+
+
+def enter(module: str) -> None:
+    """Runs a module of benchmarks again within the environment, unless it already does.
+
+    Makes the environment where it is missing, or where `pyproject.toml` has changed since. Does
+    not return if another interpreter takes over.
+
+    Args:
+        module: Name of the module, for `python -m`.
+    """
+    if Path(sys.prefix).resolve() == FOLDER.resolve():
+        return
+    _install()
+    python = str(FOLDER / "bin" / "python")
+    os.chdir(ROOT)
+    os.execv(python, [python, "-m", module, *sys.argv[1:]])
+
+
+def _install() -> None:
+    state = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    stamp = FOLDER / "pyproject.sha256"
+    if stamp.exists() and stamp.read_text() == state:
+        return
+    print(f"installing the peers into {FOLDER.name} (once; PyTorch is large)", flush=True)
+    if not FOLDER.exists():
+        venv.create(FOLDER, with_pip=True)
+    pip = [str(FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet", "-e", ".[peers]"]
+    subprocess.run(pip, cwd=ROOT, check=True)
+    stamp.write_text(state)

@@ -1,0 +1,95 @@
+"""What the rows say: ratios within a case, and a table in markdown."""
+
+from typing import Any
+
+from benchmarks.peers.subject import SUBJECTS
+
+TORCH = {subject.name for subject in SUBJECTS if subject.uses_torch}
+OURS = {subject.name for subject in SUBJECTS if subject.package == "drmad_jax"}
+NOTES = {subject.name: subject.note for subject in SUBJECTS if subject.note}
+
+
+def claims(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The comparisons that the package's claims are about, on one case.
+
+    Args:
+        rows: Name to row, of one case.
+
+    Returns:
+        For the fastest exact PyTorch peer, and for the fastest and the smallest exact JAX peer:
+        its name, and how many times more time and memory than each of our methods it takes.
+    """
+    measured = {name: row for name, row in rows.items() if "failed" not in row}
+    exact = {name: row for name, row in measured.items() if row["kind"] == "exact"}
+    ours = {name: measured[name] for name in measured if name in OURS}
+    torch = {name: row for name, row in exact.items() if name in TORCH}
+    others = {name: row for name, row in exact.items() if name not in TORCH | OURS}
+    found = {}
+    for title, peers, figure in (
+        ("fastest PyTorch peer", torch, "median_s"),
+        ("smallest PyTorch peer", torch, "memory_bytes"),
+        ("fastest JAX peer", others, "median_s"),
+        ("smallest JAX peer", others, "memory_bytes"),
+    ):
+        if peers:
+            peer = min(peers, key=lambda name: peers[name][figure])
+            found[title] = {"name": peer, "over ours": _over(peers[peer], ours)}
+    return found
+
+
+def _over(peer: dict[str, Any], ours: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "time": round(peer["median_s"] / row["median_s"], 3),
+            "memory": round(peer["memory_bytes"] / max(row["memory_bytes"], 1), 2),
+        }
+        for name, row in ours.items()
+    }
+
+
+def to_markdown(case: str, rows: dict[str, dict[str, Any]]) -> str:
+    """A table of one case.
+
+    Args:
+        case: Its name.
+        rows: Name to row.
+    """
+    head = (
+        "subject", "package", "kind", "seconds", "min – max", "n", "first call, s",
+        "memory, MiB", "cosine", "relative error",
+    )  # fmt: skip
+    lines = [f"### {case}", "", _line(head), _line("---" for _ in head)]
+    return "\n".join(lines + [_line(_cells(name, row)) for name, row in rows.items()]) + "\n"
+
+
+def _cells(name: str, row: dict[str, Any]) -> list[str]:
+    start = [name, row["package"], row["kind"]]
+    if "failed" in row:
+        return [*start, row["failed"].replace("|", "/"), *[""] * 6]
+    shown = zip((".4f", ".1e"), ("cosine", "relative_error"), strict=True)
+    agrees = [format(row[key], form) if row.get(key) is not None else "–" for form, key in shown]
+    return [
+        *start,
+        f"{row['median_s']:.3f}",
+        f"{row['min_s']:.3f} – {row['max_s']:.3f}",
+        str(row["n"]),
+        f"{row['first_call_s']:.1f}",
+        f"{row['memory_bytes'] / 2**20:.1f}",
+        *agrees,
+    ]
+
+
+def _line(cells) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def claims_to_text(found: dict[str, Any]) -> str:
+    """The claims of one case, a line each."""
+    lines = []
+    for title, peer in found.items():
+        lines.append(f"- {title}: {peer['name']}. It takes, over ours:")
+        for name, ratio in peer["over ours"].items():
+            lines.append(
+                f"    - {name}: {ratio['time']:.3g} x time, {ratio['memory']:.3g} x memory"
+            )
+    return "\n".join(lines) + "\n"

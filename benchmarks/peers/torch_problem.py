@@ -1,0 +1,116 @@
+"""The problem in PyTorch, functionally and as a module."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.subject import Answer, Prepared
+
+Tensors = list[torch.Tensor]
+
+
+class Data(NamedTuple):
+    """The arrays of a case as tensors."""
+
+    hparams: Tensors
+    weights: Tensors
+    biases: Tensors
+    train_x: torch.Tensor
+    train_y: torch.Tensor
+    valid_x: torch.Tensor
+    valid_y: torch.Tensor
+    indices: torch.Tensor
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The minibatch of a step."""
+        return self.train_x[self.indices[step]], self.train_y[self.indices[step]]
+
+
+def tensors(case: Case) -> Data:
+    """The case as tensors; labels and indices in the integers that PyTorch asks for."""
+    number = lambda array: torch.tensor(np.asarray(array))
+    return Data(
+        hparams=[number(vector) for vector in case.hparams],
+        weights=[number(layer["w"]) for layer in case.params],
+        biases=[number(layer["b"]) for layer in case.params],
+        train_x=number(case.train["x"]),
+        train_y=number(case.train["y"]).long(),
+        valid_x=number(case.valid["x"]),
+        valid_y=number(case.valid["y"]).long(),
+        indices=number(case.indices).long(),
+    )
+
+
+def fresh_hparams(data: Data) -> tuple[Tensors, Tensors]:
+    """Log penalties that ask for a gradient, and the penalties."""
+    hparams = [vector.clone().requires_grad_() for vector in data.hparams]
+    return hparams, [vector.exp() for vector in hparams]
+
+
+def predict(weights: Tensors, biases: Tensors, x: torch.Tensor) -> torch.Tensor:
+    """Logits."""
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = torch.tanh(torch.addmm(bias, x, weight))
+    return torch.addmm(biases[-1], x, weights[-1])
+
+
+def penalty(weights: Tensors, penalties: Tensors) -> torch.Tensor:
+    """Of the forms tried (a sum of squares a unit, einsum, a power), the fastest with autograd."""
+    pairs = zip(weights, penalties, strict=True)
+    return sum((strength[:, None] * weight * weight).sum() for weight, strength in pairs)
+
+
+def outer_loss(params: Tensors, data: Data) -> torch.Tensor:
+    """Cross-entropy on the outer batch."""
+    half = len(params) // 2
+    return cross_entropy(predict(params[:half], params[half:], data.valid_x), data.valid_y)
+
+
+def inner_loss(
+    params: Tensors, penalties: Tensors, x: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy with the penalty; `params` are all weights, then all biases."""
+    half = len(params) // 2
+    logits = predict(params[:half], params[half:], x)
+    return cross_entropy(logits, y) + penalty(params[:half], penalties)
+
+
+def answer(value: torch.Tensor, grads: Tensors | None) -> Answer:
+    """Tensors to NumPy."""
+    if grads is None:
+        return Answer(value.item(), None)
+    return Answer(value.item(), torch.cat([grad.detach() for grad in grads]).numpy())
+
+
+def through_graph(case: Case, train: Callable[[Data, Tensors], torch.Tensor]) -> Prepared:
+    """The hypergradient by backpropagation from the outer loss to the log penalties.
+
+    Args:
+        case: The problem.
+        train: `(data, penalties) -> outer loss`, with its graph.
+    """
+    data = tensors(case)
+
+    def call() -> Answer:
+        hparams, penalties = fresh_hparams(data)
+        value = train(data, penalties)
+        return answer(value, list(torch.autograd.grad(value, hparams)))
+
+    return Prepared(call)
+
+
+class MLP(torch.nn.Module):
+    """The same network for packages that take a module."""
+
+    def __init__(self, data: Data):
+        super().__init__()
+        parameters = lambda tensors: torch.nn.ParameterList([t.clone() for t in tensors])
+        self.weights, self.biases = parameters(data.weights), parameters(data.biases)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return predict(list(self.weights), list(self.biases), x)

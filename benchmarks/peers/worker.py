@@ -1,0 +1,116 @@
+"""The process of one subject: it prepares once, then runs whenever it is asked."""
+
+import os
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from benchmarks.peers import memory
+from benchmarks.peers.subject import Answer, Prepared, Subject
+
+
+class Readiness(NamedTuple):
+    """What preparing took.
+
+    Attributes:
+        seconds: Compilation, where there is any; imports apart.
+        resident_bytes: What the process holds before its first call: interpreter, packages, data
+            and compiled programs.
+        temporary_bytes: What the compiled program says that it needs.
+    """
+
+    seconds: float
+    resident_bytes: int
+    temporary_bytes: int | None
+
+
+class Run(NamedTuple):
+    """One call.
+
+    Attributes:
+        answer: What it returned.
+        seconds: By the clock.
+        processor_seconds: Of all threads; less than by the clock where others took the processor.
+        growth_bytes: Peak of the resident memory during the call above what it was before.
+    """
+
+    answer: Answer
+    seconds: float
+    processor_seconds: float
+    growth_bytes: int
+
+
+def environment(threads: int, cache: str) -> dict[str, str]:
+    """Variables that must be set before any framework is loaded.
+
+    Args:
+        threads: Threads of each worker.
+        cache: A folder for compiled code, so that no earlier run's is used.
+    """
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        # Idle workers must not spin while another one is measured.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "KMP_BLOCKTIME": "0",
+        "JAX_PLATFORMS": "cpu",
+        "TORCHINDUCTOR_CACHE_DIR": cache,
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+
+
+def serve(connection: Connection, subject: Subject, case: Any, cores: list[int]) -> None:
+    """Runs a subject at each "call" or "weigh" from the other end, until "stop".
+
+    "weigh" gives freed memory back before, which makes the call slower: it is for its memory.
+    What goes wrong is sent back as a text.
+
+    Args:
+        connection: To the driver.
+        subject: What to run.
+        case: On what.
+        cores: The processor's cores that this process may use: thread pools take their size.
+    """
+    os.sched_setaffinity(0, cores)
+    try:
+        prepared, readiness = _prepare(subject, case, len(cores))
+        connection.send(readiness)
+        while (request := connection.recv()) != "stop":
+            connection.send(_run(prepared, release=request == "weigh"))
+    except Exception as error:
+        traceback.print_exc()
+        connection.send(f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _prepare(subject: Subject, case: Any, threads: int) -> tuple[Prepared, Readiness]:
+    subject.load()
+    if subject.uses_torch:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.set_num_interop_threads(1)
+    start = time.perf_counter()
+    prepared = subject.prepare(case)
+    seconds = time.perf_counter() - start
+    memory.release()
+    return prepared, Readiness(seconds, memory.resident_bytes(), prepared.temporary_bytes)
+
+
+def _run(prepared: Prepared, *, release: bool) -> Run:
+    if release:
+        memory.release()
+    memory.reset_peak()
+    before = memory.resident_bytes()
+    start, processor = time.perf_counter(), time.process_time()
+    answer = prepared.call()
+    processor = time.process_time() - processor
+    seconds = time.perf_counter() - start
+    return Run(answer, seconds, processor, memory.peak_bytes() - before)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else ""
