@@ -197,7 +197,8 @@ def _seconds(function: Callable[[], Any]) -> float:
 def _command() -> str:
     """How this process was started, from the name of its main module."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return " ".join(["python -m", spec.name if spec else "?", *sys.argv[1:]])
+    name = spec.name.removesuffix(".__main__") if spec else "?"
+    return " ".join(["python -m", name, *sys.argv[1:]])
 
 
 def _load_average() -> float | None:

@@ -1,0 +1,242 @@
+"""The tables of benchmarks/README.md, each from one record's results."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from benchmarks import lineup, record_files
+from benchmarks.claims import CLAIMS
+from benchmarks.population import CLAIMED, OWN, SINGLE
+
+Results = dict[str, Any]
+
+
+def claims(records: dict[str, dict], *, only_recorded: bool = False) -> str:
+    """Every claim, what was measured, and whether it holds."""
+    lines = []
+    for claim in CLAIMS:
+        record = records.get(claim.record)
+        if record is None and only_recorded:
+            continue
+        if record is None:
+            command = record_files.COMMANDS[claim.record]
+            lines.append((claim.text, f"**no record**: `{command}`", "?"))
+            continue
+        figure, holds = claim.judge(record["results"])
+        lines.append((claim.text, figure, "yes" if holds else "**no**"))
+    return table(("claim", "measured", "holds"), lines)
+
+
+def cost(results: Results) -> str:
+    """The cell with most methods in full, and a line for each of the others."""
+    full = max(results["cells"].values(), key=lambda cell: len(cell["over plain training"]))
+    head = ("method", "over plain training", "min – max", "compiling, s", "temporary MiB")
+    lines = [
+        (
+            label,
+            f"{ratio['median']:.2f}",
+            f"{ratio['min']:.2f} – {ratio['max']:.2f}",
+            f"{full['compile_s'][label]:.1f}",
+            f"{full['temporary_bytes'][label] / 2**20:.1f}",
+        )
+        for label, ratio in full["over plain training"].items()
+    ]
+    plain = full["seconds"][lineup.PLAIN]
+    note = (
+        f"{_cell(full)}; plain training {plain['median_s']:.3g} s, {plain['n']} rounds. "
+        "Programs are compiled as many at a time as there are cores."
+    )
+    others = [cell for cell in results["cells"].values() if cell is not full]
+    return f"{table(head, lines)}\n{note}\n\n{_others(others)}"
+
+
+def _others(cells: list[Results]) -> str:
+    head = ("model", "optimizer", "batch", "T", "plain, ms/step", *lineup.SWEPT)
+    lines = []
+    for cell in cells:
+        ratios = cell["over plain training"]
+        plain = 1e3 * cell["seconds"][lineup.PLAIN]["median_s"] / cell["num_steps"]
+        figures = (
+            f"{ratios[label]['median']:.2f}" if label in ratios else "–" for label in lineup.SWEPT
+        )
+        lines.append((
+            cell["subject"], cell["optimizer"], str(cell["batch_size"]), f"{cell['num_steps']:,}",
+            f"{plain:.3g}", *figures,
+        ))  # fmt: skip
+    return table(head, lines)
+
+
+def breakdown(results: Results) -> str:
+    """Microseconds of whole steps, and the way back of the default."""
+    head = (
+        "model", "training step, µs", "reverse step, Gauss-Newton", "Hessian",
+        "way back of `drmad()`, ms", "its curvature products",
+    )  # fmt: skip
+    lines = []
+    for label, cell in results["cells"].items():
+        found = cell["microseconds"]
+        whole = lambda name, found=found: f"{found[name]['whole']:,.0f}"
+        back = found["way back of drmad(), all of it"]
+        lines.append((
+            label, whole("training step"), whole("reverse step, gauss_newton"),
+            whole("reverse step, hessian"), f"{back['whole'] / 1e3:,.0f}",
+            f"{back['curvature product'] / back['whole']:.0%}",
+        ))  # fmt: skip
+    return table(head, lines)
+
+
+def memory(results: Results) -> str:
+    """Compiled MiB by number of steps, the real peak, and where 16 GiB end."""
+    by_steps, laws = results["by number of steps"], results["out of 16 GiB"]
+    steps = sorted({p["num_steps"] for points in by_steps.values() for p in points})
+    head = (
+        "method", *(f"T = {T:,}" for T in steps), "real peak, at T", "bytes/step at 1,000",
+        "16 GiB at T", "bytes/weight",
+    )  # fmt: skip
+    lines = []
+    for label, points in by_steps.items():
+        at = {p["num_steps"]: p for p in points}
+        mib = lambda T, at=at: _mib(at[T].get("temporary_bytes"))
+        law = laws.get(label, {})
+        slope, most = law.get("bytes for each further step at T = 1000"), law.get("steps in 16 GiB")
+        each = results["growth with weights"].get(label)
+        lines.append((
+            label, *map(mib, steps), _peak(points),
+            "0" if slope is None else f"{slope:,.3g}",
+            "never" if most is None else f"{most:,.0f}",
+            "–" if each is None else f"{each:,.0f}",
+        ))  # fmt: skip
+    note = (
+        "MiB: temporary memory of the compiled program; the weights, the data and the result come "
+        "on top. Bytes/weight: at T = 30, between the two largest networks."
+    )
+    return f"{table(head, lines)}\n{note}\n"
+
+
+def _peak(points: list[Results]) -> str:
+    run = [p for p in points if p.get("peak_bytes") is not None]
+    return f"{_mib(run[-1]['peak_bytes'])}, {run[-1]['num_steps']:,}" if run else "–"
+
+
+def population(results: Results) -> str:
+    """Cost of a member over a single run, by form and size, and the parts of a step."""
+    over = results["over one single run"]
+    sizes = sorted({int(label.rsplit(", ", 1)[1]) for label in over if ", " in label})
+    forms = list(dict.fromkeys(label.rsplit(", ", 1)[0] for label in over if ", " in label))
+    lines = []
+    for form in forms:
+        at = {n: over[f"{form}, {n}"]["median"] / n for n in sizes if f"{form}, {n}" in over}
+        lines.append((form, *(f"{at[n]:.2f}" if n in at else "–" for n in sizes)))
+    parts = results["microseconds for a member"]
+    columns = list(next(iter(parts.values())))
+    shares = [(name, *(f"{row[form]:,.1f}" for form in columns)) for name, row in parts.items()]
+    single = results["seconds"]["single"]
+    note = (
+        f"Time of a member over a single run ({1e3 * single['median_s']:.0f} ms), by number of "
+        f"members. Below, µs of each part for a member, alone and among {CLAIMED}: `jax.vmap` "
+        f"changes a gradient by {_change(parts['gradient'])}, a curvature product by "
+        f"{_change(parts['product, hessian'])}."
+    )
+    return f"{table(('form', *map(str, sizes)), lines)}\n{note}\n\n" + table(
+        ("part", *columns), shares
+    )
+
+
+def _change(part: Results) -> str:
+    return f"{part[OWN] / part[SINGLE] - 1:+.0%}"
+
+
+def peers(results: Results) -> str:
+    """Seconds and MiB of every subject in every case."""
+    cases = results["cases"]
+    names = list(dict.fromkeys(name for found in cases.values() for name in found["rows"]))
+    head = ["subject", "package", "kind"]
+    for case in cases:
+        head += [f"{case}: seconds", "MiB"]
+    lines = []
+    for name in names:
+        rows = [found["rows"].get(name, {}) for found in cases.values()]
+        first = next(row for row in rows if row)
+        figures = [text for row in rows for text in _peer(row)]
+        lines.append((name, first["package"], first["kind"], *figures))
+    threads = results.get("threads")
+    note = "" if threads is None else f"Threads: {threads}. "
+    note += "MiB: what the call adds to the memory of its process. `failed`: the record says why."
+    return f"{table(head, lines)}\n{note}\n"
+
+
+def _peer(row: Results) -> tuple[str, str]:
+    if "median_s" not in row:
+        return ("failed", "") if "failed" in row else ("–", "–")
+    return f"{row['median_s']:.3g}", _mib(row["memory_bytes"])
+
+
+def paper_claim(results: Results) -> str:
+    """What each baseline takes over each form of DrMAD, at each momentum."""
+    head = ("momentum", "baseline", "over", "time", "way back", "memory", "same style")
+    lines = []
+    for momentum, found in results["momenta"].items():
+        for baseline, forms in found["factors"].items():
+            for form, each in forms.items():
+                back = "–" if each["way back"] is None else f"{each['way back']:.3g}"
+                style = "yes" if each["same style"] else "no"
+                figures = f"{each['time']:.3g}", back, f"{each['memory']:.3g}"
+                lines.append((str(momentum), baseline, form, *figures, style))
+    return table(head, lines)
+
+
+def mnist_jobs(results: Results) -> str:
+    """The jobs of configs/ on MNIST."""
+    head = ("config", "validation loss", "test error", "compiling, s", "all outer steps, s")
+    lines = []
+    for name, row in results.items():
+        losses, errors = row["outer loss"], row["test error"]
+        lines.append((
+            name, f"{losses[0]:.3f} → {losses[-1]:.3f}", f"{errors[0]:.1%} → {errors[-1]:.1%}",
+            f"{row['compile seconds']:.1f}", f"{row['seconds of all outer steps']:.1f}",
+        ))  # fmt: skip
+    return table(head, lines)
+
+
+def records(found: dict[str, dict]) -> str:
+    """Each record: date, command, how long it took, rounds, and where."""
+    head = ("record", "date", "command", "took, s", "n", "hardware", "versions")
+    lines = []
+    for name, record in found.items():
+        busy = " (**busy**)" if record_files.is_busy(record) else ""
+        took = record.get("took_s")
+        lines.append((
+            name, record["date"], f"`{record_files.command(name, record)}`",
+            "–" if took is None else f"{took:,}", record_files.rounds(record),
+            record_files.machine(record) + busy, record_files.versions(record),
+        ))  # fmt: skip
+    return table(head, lines)
+
+
+def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A table in markdown."""
+    head = tuple(head)
+    rows = [head, ("---",) * len(head), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _mib(count: int | None) -> str:
+    return "–" if count is None else f"{count / 2**20:,.3g}"
+
+
+def _cell(cell: Results) -> str:
+    return (
+        f"{cell['subject']} ({cell['weights']:,} weights, {cell['hyperparameters']:,} "
+        f"hyperparameters), {cell['optimizer']}, batch {cell['batch_size']}, "
+        f"T = {cell['num_steps']:,}"
+    )
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "cost": cost,
+    "breakdown": breakdown,
+    "memory": memory,
+    "population": population,
+    "peers": peers,
+    "paper_claim": paper_claim,
+    "mnist_jobs": mnist_jobs,
+}
