@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks.peers [--cases 50x1000,500x1000] [--subjects torch,drmad]`."""
+"""The command: `python -m benchmarks.peers [--cases 50x1000 500x1000] [--subjects torch drmad]`."""
 
 from benchmarks.peers import environment
 

@@ -63,6 +63,7 @@ def _factor(rows: dict[str, dict[str, Any]], baseline: str, form: str) -> dict[s
     return {
         "same style": exact["package"] == cheap["package"],
         "time": round(exact["median_s"] / cheap["median_s"], 2),
+        "processor time": round(exact["processor_s"] / cheap["processor_s"], 2),
         "way back": round(back[baseline] / back[form], 2) if back[form] > 0 else None,
         "memory": round(exact["memory_bytes"] / cheap["memory_bytes"], 2),
     }

@@ -13,7 +13,7 @@ from benchmarks.peers.report import NOTES, claims, claims_to_text, to_markdown
 from benchmarks.peers.subject import HEAVY, LEFT_OUT, REFERENCE, SUBJECTS, Subject
 
 PACKAGES = ("torch", "torchopt", "higher", "jaxopt", "optimistix", "equinox", "lineax")
-CASES = "50x100,50x1000,500x1000"
+CASES = ("50x100", "50x1000", "500x1000")
 # Batch size times steps from which idle PyTorch workers keep gigabytes each.
 LARGE = 200_000
 
@@ -22,28 +22,27 @@ def options() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     add = parser.add_argument
-    add("--cases", default=CASES, help="batch size x steps, with commas (%(default)s)")
-    add("--subjects", help="parts of names, packages or kinds, with commas; else all but implicit")
+    add("--cases", nargs="+", default=CASES, help="batch size x steps (%(default)s)")
+    add("--subjects", nargs="+", help="parts of names, packages or kinds; else all but implicit")
     add("--outer", type=int, default=5000, help="examples of the outer batch (%(default)s)")
     add("--name", default="peers", help="name of the record (%(default)s)")
     add_options(parser, seconds=60, least=3)
     return parser.parse_args()
 
 
-def chosen(parts: str | None, *, large: bool) -> list[Subject]:
+def chosen(parts: list[str] | None, *, large: bool) -> list[Subject]:
     """The subjects that were asked for, and the reference."""
     if parts is None:
         all_but = [subject for subject in SUBJECTS if subject.kind != "implicit"]
         return [subject for subject in all_but if not (large and subject.name in HEAVY)]
-    wanted = [part.strip().lower() for part in parts.split(",")]
     text = lambda subject: f"{subject.name} {subject.package} {subject.kind}".lower()
-    asked = lambda subject: any(part in text(subject) for part in wanted)
+    asked = lambda subject: any(part.lower() in text(subject) for part in parts)
     return [subject for subject in SUBJECTS if subject.name == REFERENCE or asked(subject)]
 
 
-def sizes(cases: str) -> list[tuple[int, int]]:
+def sizes(cases: list[str]) -> list[tuple[int, int]]:
     """Batch size and number of steps of each case."""
-    pairs = [case.split("x") for case in cases.split(",")]
+    pairs = [case.split("x") for case in cases]
     return [(int(batch_size), int(num_steps)) for batch_size, num_steps in pairs]
 
 

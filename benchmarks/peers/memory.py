@@ -15,6 +15,11 @@ def peak_bytes(pid: int | str = "self") -> int:
     return _status(pid, "VmHWM")
 
 
+def available_bytes() -> int:
+    """Memory that the machine has left."""
+    return _kibibytes(Path("/proc/meminfo"), "MemAvailable") * 1024
+
+
 def reset_peak() -> None:
     """Lets this process's peak begin again from what it holds now."""
     Path("/proc/self/clear_refs").write_text("5")
@@ -31,7 +36,11 @@ def release() -> None:
 
 
 def _status(pid: int | str, field: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    return _kibibytes(Path(f"/proc/{pid}/status"), field) * 1024
+
+
+def _kibibytes(file: Path, field: str) -> int:
+    for line in file.read_text().splitlines():
         if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"/proc/{pid}/status has no {field}")
+            return int(line.split()[1])
+    raise ValueError(f"{file} has no {field}")

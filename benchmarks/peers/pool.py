@@ -10,6 +10,8 @@ from benchmarks.peers.subject import Subject
 from benchmarks.peers.worker import Readiness, Run, serve
 
 _POLL_SECONDS = 0.05
+# Left to the machine: whoever runs when less is left is stopped.
+_RESERVE = 2**30
 
 
 class Limits(NamedTuple):
@@ -79,16 +81,23 @@ class Worker:
         return found
 
     def _check(self, deadline: float) -> None:
-        if not self.process.is_alive():
-            return
         reason = None
         if time.monotonic() > deadline:
             reason = f"stopped after {self.limits.seconds:g} s"
-        elif memory.resident_bytes(self.process.pid) > self.limits.bytes:
+        elif self._resident_bytes() > self.limits.bytes:
             reason = f"stopped above {self.limits.bytes / 2**30:g} GiB"
+        elif memory.available_bytes() < _RESERVE:
+            reason = f"stopped: less than {_RESERVE / 2**30:g} GiB left on the machine"
         if reason:
             self.process.kill()
             raise Failed(reason)
+
+    def _resident_bytes(self) -> int:
+        try:
+            return memory.resident_bytes(self.process.pid)
+        except (OSError, ValueError):
+            # It has just died, which the pipe's end will say.
+            return 0
 
 
 def groups_of_cores(threads: int) -> list[list[int]]:

@@ -41,6 +41,7 @@ def _over(peer: dict[str, Any], ours: dict[str, dict[str, Any]]) -> dict[str, di
     return {
         name: {
             "time": round(peer["median_s"] / row["median_s"], 3),
+            "processor time": round(peer["processor_s"] / row["processor_s"], 3),
             "memory": round(peer["memory_bytes"] / max(row["memory_bytes"], 1), 2),
         }
         for name, row in ours.items()

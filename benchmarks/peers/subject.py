@@ -129,9 +129,9 @@ SUBJECTS = [
     *_subjects("higher", "with_higher", ("higher, innerloop_ctx", "exact", "")),
 ]
 
-# Left out of large cases by default: each of these has a sibling of the same package that is
-# faster, and keeps gigabytes or takes long.
-HEAVY = ("torch, checkpointed", "torchopt, MetaSGD")
+# Left out of large cases by default: idle PyTorch workers keep gigabytes each, and each of these
+# has a sibling that is as fast or faster.
+HEAVY = ("torch, unrolled", "torch, checkpointed", "torchopt, MetaSGD")
 
 # What was tried, or cannot be tried, and has no row by default.
 LEFT_OUT = {
