@@ -162,8 +162,8 @@ def drmad(
         the optimizer state); with segments also `num_products` + 4 vectors like the weights and the
         activations of `batches_per_product` batches. Reverse pass: `num_segments` · `num_products`
         curvature products, each on `batches_per_product` batches; or S reverse steps. By default
-        that is about one training of 1,000 steps, less for shorter runs. Below a hundred steps
-        take fewer segments, single steps, or an exact method.
+        that is about one training of 1,000 steps, less for shorter runs; at a hundred steps an
+        exact method costs no more.
     Bias:
         Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
         path. Segments take the optimizer's answer to the gradient as immediate, leave out negative
