@@ -16,7 +16,9 @@ VARIANTS = [
 def test_shipped_configs_are_valid(path, variant):
     text = path.read_text()
     assert text.startswith("#")
-    assert configs.load(path, variant=variant).name == path.stem
+    config = configs.load(path, variant=variant)
+    assert config.name == path.stem
     if "[smoke]" in text:
         smoke = configs.load(path, variant=variant, smoke=True)
         assert smoke.name == f"{path.stem}-smoke"
+        assert (smoke.outer.num_steps == 0) == (config.outer.num_steps == 0)

@@ -62,6 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw the figures of a run or a comparison again")
     plot.add_argument("folder", type=Path, metavar="DIR", help="its folder")
     plot.set_defaults(command=_plot)
+    report = commands.add_parser("report", help="write a page about runs, with tables and figures")
+    report.add_argument(
+        "folders", type=Path, metavar="RUNS", nargs="+",
+        help="run folders, or folders that contain them",
+    )  # fmt: skip
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="(default: report.html in the first of RUNS)"
+    )
+    report.set_defaults(command=_report)
     prepare = commands.add_parser("prepare", help="download and prepare a data set")
     prepare.add_argument("dataset", metavar="DATASET", help="mnist or fashion_mnist")
     prepare.set_defaults(command=_prepare)
@@ -207,6 +216,12 @@ def _plot(options: argparse.Namespace) -> None:
     draw = comparison_plots.draw if is_comparison else plots.draw
     for path in draw(options.folder):
         print(path)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from drmad_jax.experiments.report import write_report
+
+    print(write_report(options.folders, options.out))
 
 
 def _prepare(options: argparse.Namespace) -> None:

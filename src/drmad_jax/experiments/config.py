@@ -147,9 +147,21 @@ def differences(old: Config, new: Config) -> list[str]:
     Returns:
         Lines such as "outer.num_steps: 10 -> 20"; none if they are equal.
     """
-    before, after = schema.flatten(schema.dump(old)), schema.flatten(schema.dump(new))
+    before, after = flatten(old), flatten(new)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key, 'unset')!r} -> {after.get(key, 'unset')!r}" for key in keys]
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """The values of a configuration by their dotted keys.
+
+    Args:
+        config: A configuration.
+
+    Returns:
+        Plain values.
+    """
+    return schema.flatten(schema.dump(config))
 
 
 def _read(path: Path | str) -> dict[str, Any]:

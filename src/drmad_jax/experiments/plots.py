@@ -57,7 +57,7 @@ def draw(folder: Path) -> list[Path]:
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(init_carry(config, task))
     with matplotlib.rc_context(STYLE):
-        figures = {"curves": curves(metrics)}
+        figures = {"curves": curves(metrics)} if config.outer.num_steps else {}
         if restored is not None:
             figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams))
         return [save(figure, folder, name) for name, figure in figures.items()]

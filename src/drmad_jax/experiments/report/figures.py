@@ -1,0 +1,152 @@
+"""Figures that show all runs of an experiment together."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from drmad_jax.experiments.comparison_plots import COLORS
+from drmad_jax.experiments.plots import COLUMN_WIDTH, GREY, STYLE
+from drmad_jax.experiments.report.runs import Run
+
+DPI = 200
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = "osD^vP*X"
+_JUDGED = (("outer_loss", "validation loss", 1), ("test_error", "test error (%)", 100))
+
+
+def courses(runs: Sequence[Run]) -> Figure:
+    """Outer loss and test error of all runs over outer steps.
+
+    Runs are told apart by colour, dashes and markers; one without tuning is a level line, and one
+    that stopped ends in a cross.
+
+    Args:
+        runs: The runs of one experiment.
+
+    Returns:
+        A figure as wide as two columns.
+    """
+    with matplotlib.rc_context(STYLE):
+        names = [each for each in _JUDGED if _all_have(runs, each[0])]
+        rows = math.ceil(len(runs) / 4)
+        size = (2 * COLUMN_WIDTH, 2.4 + 0.16 * rows)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(names), squeeze=False)[0]
+        for axes, (name, label, factor) in zip(panels, names, strict=True):
+            for number, run in enumerate(runs):
+                _draw_course(axes, run, number, name, factor)
+            axes.set_xlabel("outer step")
+            axes.set_ylabel("outer loss" if name == "outer_loss" else label)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(axis="y", linewidth=0.3)
+        handles = panels[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, handlelength=3)
+    return figure
+
+
+def judged(runs: Sequence[Run]) -> Figure | None:
+    """Means on fresh seeds with their intervals, before and after tuning, a line for each run.
+
+    Args:
+        runs: The runs of one experiment.
+
+    Returns:
+        A figure as wide as two columns; `None` if no run was judged.
+    """
+    shown = [run for run in runs if run.judged]
+    names = [each for each in _JUDGED if any(each[0] in run.judged for run in shown)]
+    if not names:
+        return None
+    with matplotlib.rc_context(STYLE):
+        size = (2 * COLUMN_WIDTH, 0.9 + 0.24 * len(shown))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+        for axes, (name, label, factor) in zip(panels, names, strict=True):
+            for number, run in enumerate(shown):
+                found = run.judged.get(name, {})
+                _draw_estimate(axes, number - 0.12, found.get("before"), factor, GREY, "o", "white")
+                color, _, marker = look(runs.index(run))
+                _draw_estimate(
+                    axes, number + 0.12, found.get("after"), factor, color, marker, color
+                )
+            axes.set_xlabel(f"{label}, fresh seeds")
+            axes.grid(axis="x", linewidth=0.3)
+        panels[0].set_yticks(range(len(shown)), [run.label for run in shown])
+        panels[0].set_ylim(len(shown) - 0.5, -0.5)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the contents of a PNG file.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        Bytes.
+    """
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(buffer, dpi=DPI)
+    return buffer.getvalue()
+
+
+def look(number: int) -> tuple[str, str, str]:
+    """Colour, dashes and marker of a run, of which no two runs among 28 share all.
+
+    Args:
+        number: Its place among the runs.
+
+    Returns:
+        What matplotlib calls `color`, `linestyle` and `marker`.
+    """
+    color = "black" if number == 0 else COLORS[(number - 1) % len(COLORS)]
+    return color, _DASHES[number % len(_DASHES)], _MARKERS[number % len(_MARKERS)]
+
+
+def _draw_course(axes: Axes, run: Run, number: int, name: str, factor: float) -> None:
+    color, dashes, marker = look(number)
+    steps = [line["step"] for line in run.metrics]
+    values = [np.nan if line[name] is None else factor * line[name] for line in run.metrics]
+    if run.config.outer.num_steps == 0 and values:
+        axes.axhline(values[0], color=color, linestyle=dashes, label=run.label)
+        return
+    every = max(1, len(steps) // 8)
+    # The first one lies wide below the others, some of which go along with it.
+    wide = {"linewidth": 2.2, "zorder": 1} if number == 0 else {}
+    axes.plot(
+        steps, values, color=color, ls=dashes, marker=marker, markevery=every, label=run.label,
+        **wide,
+    )  # fmt: skip
+    finite = np.flatnonzero(np.isfinite(values))
+    if run.reason and len(finite):
+        axes.plot(steps[finite[-1]], values[finite[-1]], "x", color=color, markersize=7)
+
+
+def _draw_estimate(
+    axes: Axes,
+    height: float,
+    found: Mapping[str, Any] | None,
+    factor: float,
+    color: str,
+    marker: str,
+    face: str,
+) -> None:
+    if not found or found["mean"] is None:
+        return
+    mean = factor * found["mean"]
+    ends = [mean, mean] if found["interval"] is None else factor * np.array(found["interval"])
+    errors = [[mean - ends[0]], [ends[1] - mean]]
+    axes.errorbar(
+        mean, height, xerr=errors, color=color, marker=marker, mfc=face, elinewidth=0.9, capsize=1.5
+    )
+
+
+def _all_have(runs: Sequence[Run], name: str) -> bool:
+    return all(name in line for run in runs for line in run.metrics)

@@ -1,0 +1,126 @@
+"""Run folders as a report sees them: read once, found in folders of folders, put in order."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drmad_jax.experiments import compare, run_folder
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.errors import ExperimentError, RunFolderError
+from drmad_jax.experiments.summary import COMPLETE
+from drmad_jax.experiments.variants import BASE
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: The folder.
+        config: Its resolved configuration.
+        metrics: The lines of `metrics.jsonl`.
+        summary: The contents of `summary.json`, empty as long as the run has not ended.
+        label: Its name among the runs of the same experiment.
+    """
+
+    folder: Path
+    config: Config
+    metrics: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any]
+    label: str
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run came to its end."""
+        return self.summary.get("status") == COMPLETE
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run could not go on; `None` for one that is complete or has not ended."""
+        status = self.summary.get("status", COMPLETE)
+        return None if status == COMPLETE else status.partition("; nothing was updated")[0]
+
+    @property
+    def status(self) -> str:
+        """The state of the run in a few words."""
+        if self.is_complete:
+            return COMPLETE
+        if self.reason is None:
+            return f"unfinished, {self.num_steps_done} of {self.config.outer.num_steps}"
+        return f"stopped at step {self.metrics[-1]['step']}" if self.metrics else "stopped"
+
+    @property
+    def method(self) -> str:
+        """The method as it would be written in Python."""
+        return str(self.config.method) if self.config.outer.num_steps else "no tuning"
+
+    @property
+    def num_steps_done(self) -> int:
+        """Outer steps that updated the hyperparameters."""
+        return sum("hypergradient_norm" in line and line["finite"] for line in self.metrics)
+
+    @property
+    def judged(self) -> Mapping[str, Any]:
+        """Metrics on fresh seeds; empty where there are none."""
+        return self.summary.get("judge", {}).get("metrics", {})
+
+    @property
+    def figures(self) -> list[Path]:
+        """The PNG files in the folder of figures."""
+        return sorted((self.folder / run_folder.FIGURES).glob("*.png"))
+
+
+def find(folders: Iterable[Path]) -> dict[str, list[Run]]:
+    """Reads all runs in some folders.
+
+    Args:
+        folders: Run folders, or folders that contain run folders at any depth.
+
+    Returns:
+        The runs of each experiment, by its name; a file's own settings first, then its variants
+        in the order in which they ended.
+
+    Raises:
+        RunFolderError: If there is no run in one of the folders, or one that cannot be read.
+    """
+    found: dict[Path, Run] = {}
+    for folder in folders:
+        runs = [path.parent for path in sorted(folder.rglob(run_folder.CONFIG)) if _is_run(path)]
+        if not runs:
+            raise RunFolderError(f"{folder} holds no run folder (one has a {run_folder.CONFIG})")
+        found |= {path.resolve(): _read(path) for path in runs}
+    experiments: dict[str, list[Run]] = {}
+    for run in found.values():
+        experiments.setdefault(run.config.name, []).append(run)
+    return {name: _in_order(runs) for name, runs in experiments.items()}
+
+
+def _is_run(config: Path) -> bool:
+    return not (config.parent / compare.JSON).exists()
+
+
+def _read(folder: Path) -> Run:
+    try:
+        config = run_folder.read_config(folder)
+        metrics = run_folder.read_metrics(folder)
+        summary = run_folder.read_summary(folder) or {}
+    except (ExperimentError, ValueError) as error:
+        raise RunFolderError(f"{folder} cannot be read: {error}") from error
+    return Run(folder, config, metrics, summary, config.variant or BASE)
+
+
+def _in_order(runs: Iterable[Run]) -> list[Run]:
+    """The base first, what has not ended last; labels that are not unique get their folder."""
+    key = lambda run: (run.label != BASE, not run.summary, run.summary.get("date", ""))
+    ordered = sorted(runs, key=key)
+    count = collections.Counter(run.label for run in ordered)
+    return [
+        run if count[run.label] == 1 else dataclasses.replace(run, label=_long_label(run))
+        for run in ordered
+    ]
+
+
+def _long_label(run: Run) -> str:
+    return f"{run.label} ({Path(*run.folder.parts[-2:])})"
