@@ -53,7 +53,7 @@ ALL = tuple(lineup.methods(100))
 LONG = (lineup.DEFAULT, lineup.LINE_SEGMENTS, lineup.LINE_ALL, lineup.LINE_TENTH)
 GRID = (
     Cell("mlp", "momentum", 500, 1000, ALL, budget_s=130),
-    Cell("mlp", "adam", 500, 1000, budget_s=60),
+    Cell("mlp", "adam", 500, 1000, (*lineup.SWEPT, lineup.LINE_HESSIAN), budget_s=60),
     Cell("mlp", "momentum", 1000, 100),
     Cell("mlp", "momentum", 50, 100),
     Cell("mlp", "momentum", 50, 1000),

@@ -1,10 +1,11 @@
 """The tables of benchmarks/README.md, each from one record's results."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks import lineup, record_files
+from benchmarks import lineup, peer_tables, record_files
 from benchmarks.claims import CLAIMS
+from benchmarks.markdown import mib, table
 from benchmarks.population import CLAIMED, OWN, SINGLE
 
 Results = dict[str, Any]
@@ -21,7 +22,11 @@ def claims(records: dict[str, dict], *, only_recorded: bool = False) -> str:
             command = record_files.COMMANDS[claim.record]
             lines.append((claim.text, f"**no record**: `{command}`", "?"))
             continue
-        figure, holds = claim.judge(record["results"])
+        try:
+            figure, holds = claim.judge(record["results"])
+        except (KeyError, ValueError) as error:
+            lines.append((claim.text, f"**the record does not say**: {error!r}", "?"))
+            continue
         lines.append((claim.text, figure, "yes" if holds else "**no**"))
     return table(("claim", "measured", "holds"), lines)
 
@@ -95,12 +100,12 @@ def memory(results: Results) -> str:
     lines = []
     for label, points in by_steps.items():
         at = {p["num_steps"]: p for p in points}
-        mib = lambda T, at=at: _mib(at[T].get("temporary_bytes"))
+        of = lambda T, at=at: mib(at[T].get("temporary_bytes"))
         law = laws.get(label, {})
         slope, most = law.get("bytes for each further step at T = 1000"), law.get("steps in 16 GiB")
         each = results["growth with weights"].get(label)
         lines.append((
-            label, *map(mib, steps), _peak(points),
+            label, *map(of, steps), _peak(points),
             "0" if slope is None else f"{slope:,.3g}",
             "never" if most is None else f"{most:,.0f}",
             "–" if each is None else f"{each:,.0f}",
@@ -114,7 +119,7 @@ def memory(results: Results) -> str:
 
 def _peak(points: list[Results]) -> str:
     run = [p for p in points if p.get("peak_bytes") is not None]
-    return f"{_mib(run[-1]['peak_bytes'])}, {run[-1]['num_steps']:,}" if run else "–"
+    return f"{mib(run[-1]['peak_bytes'])}, {run[-1]['num_steps']:,}" if run else "–"
 
 
 def population(results: Results) -> str:
@@ -145,45 +150,6 @@ def _change(part: Results) -> str:
     return f"{part[OWN] / part[SINGLE] - 1:+.0%}"
 
 
-def peers(results: Results) -> str:
-    """Seconds and MiB of every subject in every case."""
-    cases = results["cases"]
-    names = list(dict.fromkeys(name for found in cases.values() for name in found["rows"]))
-    head = ["subject", "package", "kind"]
-    for case in cases:
-        head += [f"{case}: seconds", "MiB"]
-    lines = []
-    for name in names:
-        rows = [found["rows"].get(name, {}) for found in cases.values()]
-        first = next(row for row in rows if row)
-        figures = [text for row in rows for text in _peer(row)]
-        lines.append((name, first["package"], first["kind"], *figures))
-    threads = results.get("threads")
-    note = "" if threads is None else f"Threads: {threads}. "
-    note += "MiB: what the call adds to the memory of its process. `failed`: the record says why."
-    return f"{table(head, lines)}\n{note}\n"
-
-
-def _peer(row: Results) -> tuple[str, str]:
-    if "median_s" not in row:
-        return ("failed", "") if "failed" in row else ("–", "–")
-    return f"{row['median_s']:.3g}", _mib(row["memory_bytes"])
-
-
-def paper_claim(results: Results) -> str:
-    """What each baseline takes over each form of DrMAD, at each momentum."""
-    head = ("momentum", "baseline", "over", "time", "way back", "memory", "same style")
-    lines = []
-    for momentum, found in results["momenta"].items():
-        for baseline, forms in found["factors"].items():
-            for form, each in forms.items():
-                back = "–" if each["way back"] is None else f"{each['way back']:.3g}"
-                style = "yes" if each["same style"] else "no"
-                figures = f"{each['time']:.3g}", back, f"{each['memory']:.3g}"
-                lines.append((str(momentum), baseline, form, *figures, style))
-    return table(head, lines)
-
-
 def mnist_jobs(results: Results) -> str:
     """The jobs of configs/ on MNIST."""
     head = ("config", "validation loss", "test error", "compiling, s", "all outer steps, s")
@@ -212,17 +178,6 @@ def records(found: dict[str, dict]) -> str:
     return table(head, lines)
 
 
-def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A table in markdown."""
-    head = tuple(head)
-    rows = [head, ("---",) * len(head), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _mib(count: int | None) -> str:
-    return "–" if count is None else f"{count / 2**20:,.3g}"
-
-
 def _cell(cell: Results) -> str:
     return (
         f"{cell['subject']} ({cell['weights']:,} weights, {cell['hyperparameters']:,} "
@@ -236,7 +191,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "breakdown": breakdown,
     "memory": memory,
     "population": population,
-    "peers": peers,
-    "paper_claim": paper_claim,
+    "peers": peer_tables.peers,
+    "paper_claim": peer_tables.paper_claim,
     "mnist_jobs": mnist_jobs,
 }
