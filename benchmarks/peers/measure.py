@@ -17,7 +17,7 @@ from benchmarks.peers.worker import Readiness, Run
 # Of the difference from the reference, relative to its norm: float32, a thousand steps, and other
 # orders of summation.
 EXACT_TOLERANCE = 1e-4
-# A subject whose first call takes longer is weighed in it, and timed once.
+# A subject that takes longer is timed in the call that weighs it, and in no further one.
 SLOW_SECONDS = 30.0
 
 
@@ -125,9 +125,7 @@ def _start_all(
 def _start(subject: Subject, case: Any, cores: list[int], limits: Limits) -> Started:
     worker = Worker(subject, case, cores=cores, limits=limits)
     try:
-        readiness, first = worker.prepare(), worker.ask()
-        slow = first.seconds > SLOW_SECONDS
-        return Started(worker, readiness, first, first if slow else worker.ask("weigh"))
+        return Started(worker, worker.prepare(), worker.ask(), worker.ask("weigh"))
     except BaseException:
         worker.stop()
         raise
@@ -142,14 +140,13 @@ def _rounds(
     started: dict[str, Started], rows: dict, plan: Plan, progress: Callable[[str], None]
 ) -> dict[str, list[Run]]:
     """All in turn, so that a machine that drifts slows all of them alike."""
-    runs = {name: [] for name in started}
+    slow = {k: each for k, each in started.items() if each.weighed.seconds > SLOW_SECONDS}
+    runs = {name: [slow[name].weighed] if name in slow else [] for name in started}
     begin = time.monotonic()
     for count in range(plan.most):
         if count >= plan.least and time.monotonic() - begin > plan.seconds:
             break
-        for name in list(started):
-            if count and started[name].first.seconds > SLOW_SECONDS:
-                continue
+        for name in [name for name in started if name not in slow]:
             progress(f"{name}: round {count + 1}")
             try:
                 runs[name].append(started[name].worker.ask())

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -109,13 +110,12 @@ def checkpointed(case: Case, *, compiled: bool = False) -> Prepared:
     waits for, and computes the interval again at every step.
     """
     data, rates = tensors(case), rates_of(case)
-    length = math.isqrt(case.num_steps)
-    steps = range(case.num_steps)
+    steps, length = range(case.num_steps), math.isqrt(case.num_steps)
     intervals = [steps[first : first + length] for first in steps[::length]]
     traced = compiled_step() if compiled else traced_step
     plain = torch.no_grad()(traced) if compiled else plain_step
 
-    def run(step, state: State, penalties: Tensors, interval: range) -> State:
+    def advance(step, interval: range, state: State, penalties: Tensors) -> State:
         for t in interval:
             state = step(rates, state, penalties, data.batch(t))
         return state
@@ -125,24 +125,29 @@ def checkpointed(case: Case, *, compiled: bool = False) -> Prepared:
         fixed = [penalty.detach() for penalty in penalties]
         state, kept = start(data), []
         for interval in intervals:
-            kept.append((state, interval))
-            state = run(plain, state, fixed, interval)
+            kept.append((state, functools.partial(advance, traced, interval)))
+            state = advance(plain, interval, state, fixed)
         final = [tensor.detach().requires_grad_() for tensor in state[0]]
         value = outer_loss(final, data)
         cotangent = *torch.autograd.grad(value, final), *map(torch.zeros_like, final)
         total = [torch.zeros_like(penalty) for penalty in fixed]
         while kept:
-            state, interval = kept.pop()
-            given = [t.detach().requires_grad_() for t in (*state[0], *state[1], *fixed)]
-            ends = len(final), 2 * len(final)
-            params, velocity, free = given[: ends[0]], given[ends[0] : ends[1]], given[ends[1] :]
-            params, velocity = run(traced, (params, velocity), free, interval)
-            found = torch.autograd.grad([*params, *velocity], given, cotangent)
-            cotangent = found[: ends[1]]
-            total = [a + b for a, b in zip(total, found[ends[1] :], strict=True)]
+            cotangent, found = _pull_back(*kept.pop(), fixed, cotangent)
+            total = [a + b for a, b in zip(total, found, strict=True)]
         return answer(value, list(torch.autograd.grad(penalties, hparams, total)))
 
     return Prepared(call)
+
+
+def _pull_back(
+    state: State, advance: Callable[..., State], fixed: Tensors, cotangent: tuple[torch.Tensor, ...]
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Cotangents of the state before an interval and of the penalties, from the one after it."""
+    count = len(state[0])
+    given = [tensor.detach().requires_grad_() for tensor in (*state[0], *state[1], *fixed)]
+    params, velocity = advance((given[:count], given[count : 2 * count]), given[2 * count :])
+    found = torch.autograd.grad([*params, *velocity], given, cotangent)
+    return found[: 2 * count], found[2 * count :]
 
 
 FORMS = {
