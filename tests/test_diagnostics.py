@@ -212,6 +212,10 @@ def test_recommendation_warns_of_few_seeds_and_of_a_lost_scale():
     scaled = dataclasses.replace(comparison, reports=(comparison.reports[0], small))
     assert "its norm is 0.090 of the exact one's" in scaled.recommendation
     rough = dataclasses.replace(comparison, metasmoothness=Mean(0.08, 0.02))
+    lost = dataclasses.replace(comparison.reports[0], other_seeds=Mean(0.01, 0.02))
+    at_the_end = dataclasses.replace(comparison, reports=(lost, comparison.reports[1]))
+    assert "nothing left to learn" in at_the_end.recommendation
+    assert "nothing left to learn" not in comparison.recommendation
     assert "not metasmooth" in rough.recommendation and "not meta" not in comparison.recommendation
 
 

@@ -180,6 +180,11 @@ class Comparison:
                 f"; but training is not metasmooth here ({_pm(self.metasmoothness)}), where "
                 f"following even the exact hypergradient may lead nowhere: try smaller inner steps"
             )
+        if exact.other_seeds.value < 2 * exact.other_seeds.standard_error:
+            sentence += (
+                f"; but the exact hypergradients of different seeds have nothing in common here "
+                f"({_pm(exact.other_seeds)}): there may be nothing left to learn"
+            )
         if self.num_seeds < RECOMMENDED_SEEDS:
             sentence += f"; {self.num_seeds} seeds are few to say so, take {RECOMMENDED_SEEDS}"
         return sentence + "."
