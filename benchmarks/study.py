@@ -57,8 +57,8 @@ def tuning_figure(names: tuple[str, ...]) -> Figure:
         axes.axvline(1, color="#BBBBBB", linewidth=0.6, zorder=0)
         axes.set_xlim(left=min(-0.05, axes.get_xlim()[0]))
         axes.set_title(name.removeprefix("mlp_"), fontsize=8)
-        axes.set_xlabel("share of the exact method's fall")
         axes.grid(axis="x", linewidth=0.3)
+    figure.supxlabel("share of the exact method's fall")
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
     return figure

@@ -32,6 +32,7 @@ TUNERS = (
 FEWER_TUNERS = (
     "published",
     "line, Gauss-Newton, T/10 steps",
+    "line, Gauss-Newton, 5 x 8",
     "8 knots, Hessian, 10 x 10",
     "means, Hessian, 10 x 10",
     "drmad()",
