@@ -61,7 +61,7 @@ def test_config_error_is_exit_code_2(config_file, tmp_path, capsys):
 
 def test_stopped_run_is_exit_code_1(config_file, tmp_path, capsys):
     words = ["run", str(config_file), "--out", str(tmp_path / "run")]
-    assert main([*words, "--set", "inner.optimizer.learning_rate=1e30"]) == 1
+    assert main([*words, "--set", "task.initial_log_l2=200"]) == 1
     assert "training itself diverged" in capsys.readouterr().err
 
 

@@ -54,6 +54,13 @@ def test_wrong_words_are_told_apart(config, tmp_path):
     assert not list(tmp_path.glob("compare*"))
 
 
+def test_variant_and_smoke_test_can_be_asked_for(config_file, capsys):
+    assert main(["compare", str(config_file), "--variant", "exact"]) == 2
+    assert "the config has no such variant; it has base" in capsys.readouterr().err
+    assert main(["compare", str(config_file), "--smoke"]) == 2
+    assert "the config has no table [smoke]" in capsys.readouterr().err
+
+
 def test_method_that_does_not_take_the_optimizer_is_a_config_error(tiny, tmp_path):
     tiny["method"] = {"name": "reversible"}
     with pytest.raises(ConfigError, match="config: reversible: `optimizer` cannot be undone"):

@@ -1,3 +1,4 @@
+import datetime
 import json
 import math
 import random
@@ -90,7 +91,10 @@ def test_summary(finished):
         summary["versions"]
     )
     assert summary["compile_seconds"] > 0
-    assert summary["device"]["platform"]
+    assert summary["device"]["platform"] and summary["device"]["cores"] >= 1
+    assert datetime.datetime.fromisoformat(summary["date"]).tzinfo is not None
+    assert summary["num_hparams"] == 64 + 6
+    assert "judge" not in summary
 
 
 def test_hyperparameters_are_kept_under_their_names(finished):

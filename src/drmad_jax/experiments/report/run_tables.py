@@ -87,7 +87,7 @@ def _num_hparams(run: Run) -> Cell:
 def _seconds(run: Run, seconds: float | None) -> Cell:
     if seconds is None:
         return NOTHING
-    text = f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}"
+    text = f"{seconds:#.3g}".rstrip(".") if seconds < 100 else f"{seconds:,.0f}"
     return Cell(text, seconds if run.is_complete else None)
 
 
