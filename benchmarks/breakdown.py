@@ -24,7 +24,7 @@ CELLS = (
     ("mlp", "momentum", 500, 1000),
     ("mlp", "adam", 50, 1000),
     ("conv", "momentum", 50, 1000),
-    ("transformer", "momentum", 50, 200),
+    ("transformer", "momentum", 50, 100),
 )
 TRAINING, RECORDED, DEFAULT = "training", "training that keeps the means", "drmad()"
 
@@ -113,7 +113,7 @@ def main() -> None:
         subject = SUBJECTS[name]()
         problem = subject.problem(OPTIMIZERS[optimizer])
         made = programs(subject, problem, batch_size, num_steps)
-        seconds = measure(made, repeats=9, budget_s=30)
+        seconds = measure(made, repeats=9, budget_s=40)
         results[label] = {
             "steps of drmad()": num_steps,
             "microseconds": shares(seconds),
