@@ -47,7 +47,7 @@ def cost(results: Results) -> str:
     ]
     plain = full["seconds"][lineup.PLAIN]
     note = (
-        f"{_cell(full)}; plain training {plain['median_s']:.3g} s, {plain['n']} rounds. "
+        f"{_cell(full)}; plain training {plain['median_s']:.3g} s, rounds: {plain['n']}. "
         "Programs are compiled as many at a time as there are cores."
     )
     others = [cell for cell in results["cells"].values() if cell is not full]
