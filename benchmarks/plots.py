@@ -129,7 +129,7 @@ def memory(results: Results) -> Figure:
         axes.axhline(laws.LIMIT, color="#BBBBBB", linewidth=0.8, zorder=0)
         axes.grid(linewidth=0.3)
     left.text(130, 1.25 * laws.LIMIT, "16 GiB", fontsize=7, color="#666666")
-    left.set(xlabel="inner steps T", xlim=(80, 1e9), ylim=(2e5, 1e12))
+    left.set(xlabel="inner steps T", xlim=(80, 1e9), ylim=(5e4, 2e12))
     left.xaxis.set_major_locator(LogLocator(numticks=8))
     left.xaxis.set_minor_locator(NullLocator())
     left.set_yticks(
