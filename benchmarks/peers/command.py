@@ -14,7 +14,7 @@ from benchmarks.peers.subject import HEAVY, LEFT_OUT, REFERENCE, SUBJECTS, Subje
 
 PACKAGES = ("torch", "torchopt", "higher", "jaxopt", "optimistix", "equinox", "lineax")
 CASES = ("50x100", "50x1000", "500x1000")
-# Batch size times steps from which idle PyTorch workers keep gigabytes each.
+# Batch size times steps from which a case takes long.
 LARGE = 200_000
 
 

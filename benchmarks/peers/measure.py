@@ -125,7 +125,7 @@ def _start_all(
 def _start(subject: Subject, case: Any, cores: list[int], limits: Limits) -> Started:
     worker = Worker(subject, case, cores=cores, limits=limits)
     try:
-        return Started(worker, worker.prepare(), worker.ask(), worker.ask("weigh"))
+        return Started(worker, worker.prepare(), worker.ask("first"), worker.ask("weigh"))
     except BaseException:
         worker.stop()
         raise

@@ -9,6 +9,7 @@ w ← w + α v.
 import functools
 import math
 import sys
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -143,17 +144,20 @@ def exact(case: Case) -> Prepared:
     def call() -> Answer:
         start = ExactRep(given.weights).integers
         weights, velocity = ExactRep(given.weights), ExactRep(np.zeros_like(given.weights))
+        clock = [time.process_time()]
         for t in range(given.num_steps):
             slope = given.gradient(weights.values, given.log_l2, t)
             velocity.multiply(*ratio)
             velocity.add(-(1 - given.gamma) * slope)
             weights.add(given.alpha * velocity.values)
+            clock.append(time.process_time())
         value, extra = given.outer(weights.values), _buffers(velocity, given.num_steps)
-        way_back = functools.partial(_undo, given, ratio, weights, velocity)
-        d_log_l2 = _reverse(given, weights.values, range(given.num_steps), way_back)
+        undo = functools.partial(_undo, given, ratio, weights, velocity, clock)
+        d_log_l2 = _reverse(given, weights.values, range(given.num_steps), undo)
         same = np.array_equal(weights.integers, start)
         same = same and not velocity.integers.any() and not velocity.aux.store.any()
-        return Answer(float(value), d_log_l2, {**extra, "reversed to the bit": bool(same)})
+        extra |= {"reversed to the bit": bool(same), "step": _growth(clock, given.num_steps)}
+        return Answer(float(value), d_log_l2, extra)
 
     return Prepared(call)
 
@@ -203,13 +207,27 @@ def _reverse(given: Setting, final: np.ndarray, steps: range, point: Callable) -
 
 
 def _undo(
-    given: Setting, ratio: tuple[int, int], weights: ExactRep, velocity: ExactRep, t: int
+    given: Setting,
+    ratio: tuple[int, int],
+    weights: ExactRep,
+    velocity: ExactRep,
+    clock: list[float],
+    t: int,
 ) -> np.ndarray:
+    clock.append(time.process_time())
     weights.add(-given.alpha * velocity.values)
     slope = given.gradient(weights.values, given.log_l2, t)
     velocity.add((1 - given.gamma) * slope)
     velocity.multiply(*ratio[::-1])
     return weights.values
+
+
+def _growth(clock: list[float], num_steps: int) -> dict[str, float]:
+    """Processor seconds of step t, both ways, as a line in t: its integers grow with t."""
+    there, back = np.diff(clock[: num_steps + 1]), np.diff(clock[num_steps + 1 :])
+    # Each mark of the way back begins a step, and the last of them has no end.
+    slope, start = np.polyfit(np.arange(1, num_steps), there[1:] + back[::-1], 1)
+    return {"seconds at 0": float(start), "seconds for each step before": float(slope)}
 
 
 def _buffers(velocity: ExactRep, num_steps: int) -> dict[str, float]:

@@ -44,6 +44,9 @@ class Worker:
     def ask(self, request: str = "call") -> Run:
         """Runs it once.
 
+        Args:
+            request: "first", "weigh" or "call" (see `worker.serve`).
+
         Raises:
             Failed: If the subject failed, or was stopped at a limit.
         """

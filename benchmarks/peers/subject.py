@@ -129,8 +129,7 @@ SUBJECTS = [
     *_subjects("higher", "with_higher", ("higher, innerloop_ctx", "exact", "")),
 ]
 
-# Left out of large cases by default: idle PyTorch workers keep gigabytes each, and each of these
-# has a sibling that is as fast or faster.
+# Left out of large cases by default, to save time: each has a sibling that is as fast or faster.
 HEAVY = ("torch, unrolled", "torch, checkpointed", "torchopt, MetaSGD")
 
 # What was tried, or cannot be tried, and has no row by default.

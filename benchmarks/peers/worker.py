@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from benchmarks.peers import memory
 from benchmarks.peers.subject import Answer, Prepared, Subject
 
+# What an idle worker may keep of the memory that its calls have freed.
+_KEPT_BYTES = 2**28
+
 
 class Readiness(NamedTuple):
     """What preparing took.
@@ -63,10 +66,11 @@ def environment(threads: int, cache: str) -> dict[str, str]:
 
 
 def serve(connection: Connection, subject: Subject, case: Any, cores: list[int]) -> None:
-    """Runs a subject at each "call" or "weigh" from the other end, until "stop".
+    """Runs a subject at each "first", "weigh" or "call" from the other end, until "stop".
 
     "weigh" gives freed memory back before, which makes the call slower: it is for its memory.
-    What goes wrong is sent back as a text.
+    A "call" is timed on memory that the process has already: one that has given back what it held
+    makes a call before, which is not timed. What goes wrong is sent back as a text.
 
     Args:
         connection: To the driver.
@@ -78,8 +82,20 @@ def serve(connection: Connection, subject: Subject, case: Any, cores: list[int])
     try:
         prepared, readiness = _prepare(subject, case, len(cores))
         connection.send(readiness)
+        cold = False
         while (request := connection.recv()) != "stop":
-            connection.send(_run(prepared, release=request == "weigh"))
+            if request == "weigh":
+                memory.release()
+            elif request == "call" and cold:
+                prepared.call()
+            connection.send(_run(prepared))
+            # Idle workers together must not hold more than the machine has.
+            cold = memory.resident_bytes() - readiness.resident_bytes > _KEPT_BYTES
+            if cold:
+                memory.release()
+    except (EOFError, BrokenPipeError):
+        # The driver has gone, and nobody waits for an answer.
+        return
     except Exception as error:
         traceback.print_exc()
         connection.send(f"{type(error).__name__}: {_first_line(error)}")
@@ -99,9 +115,7 @@ def _prepare(subject: Subject, case: Any, threads: int) -> tuple[Prepared, Readi
     return prepared, Readiness(seconds, memory.resident_bytes(), prepared.temporary_bytes)
 
 
-def _run(prepared: Prepared, *, release: bool) -> Run:
-    if release:
-        memory.release()
+def _run(prepared: Prepared) -> Run:
     memory.reset_peak()
     before = memory.resident_bytes()
     start, processor = time.perf_counter(), time.process_time()
