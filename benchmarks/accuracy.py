@@ -29,7 +29,7 @@ from benchmarks.tuning import outer_step, tune, tuning
 NUM_SEEDS = 8
 SEEDS_OF = {"long": 3}
 # Where the exact hypergradient leads nowhere, agreement with it says little: a few methods do.
-FEWER = {"conv_sgd": ("published", "drmad()", "last T/10 steps")}
+FEWER = {"conv_sgd": ("published", "means, Hessian, 10 x 10, T/100 batches", "last T/10 steps")}
 TUNED = ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_sgd", "conv_smooth")
 
 

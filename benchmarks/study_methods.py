@@ -11,15 +11,17 @@ from benchmarks.study_problems import StudyProblem
 
 
 def methods(num_steps: int) -> dict[str, dj.Method]:
-    """The choices on the three axes that the study compares.
-
-    In short runs `drmad()` takes fewer than ten batches for a product, and is a line of its own.
-    """
+    """The choices on the three axes that the study compares; in short runs also fewer batches."""
     tenth = max(1, num_steps // 10)
     forty = {"num_segments": 5, "num_products": 8, "batches_per_product": 10}
     hundred = {"num_segments": 10, "num_products": 10, "batches_per_product": 10}
     drmad = lambda knots, curvature, **steps: dj.drmad(knots=knots, curvature=curvature, **steps)
-    default = {"drmad()": dj.drmad()} if num_steps < 1000 else {}
+    fewer = hundred | {"batches_per_product": max(1, num_steps // 100)}
+    short = (
+        {"means, Hessian, 10 x 10, T/100 batches": drmad("means", "hessian", **fewer)}
+        if num_steps < 1000
+        else {}
+    )
     return {
         "published": dj.published_drmad(num_reverse_steps=tenth),
         "line, Hessian, all steps": drmad(2, "hessian"),
@@ -35,7 +37,7 @@ def methods(num_steps: int) -> dict[str, dj.Method]:
         "means, Gauss-Newton, 10 x 10": drmad("means", "gauss_newton", **hundred),
         "means, Hessian, 5 x 8": drmad("means", "hessian", **forty),
         "means, Hessian, 10 x 10": drmad("means", "hessian", **hundred),
-        **default,
+        **short,
         "last T/10 steps": dj.truncated(num_reverse_steps=tenth),
         "last step": dj.one_step(),
         "implicit, 20 batches": dj.implicit(num_batches=min(20, num_steps), damping=1e-3),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,7 @@ def budget_table(_: str) -> str:
         )
         say = lambda label, times=times, shares=shares: f"{shares[label]:.2f} at {times[label]:.2f}"
         named = lambda label, say=say: f"{say(label)} ({label})"
-        lines.append(
-            (problem, named(best(1.3)), named(best(2.0)), say(_default(shares)), say("published"))
-        )
+        lines.append((problem, named(best(1.3)), named(best(2.0)), say(DEFAULT), say("published")))
     return _table(head, lines)
 
 
@@ -115,9 +113,8 @@ def soundness_table(_: str) -> str:
     lines = []
     for problem in PENALTIES:
         found = {r["name"]: r for r in record(f"agreement_{problem}")["reports"]}
-        default = _default(found)
-        drmad, published = found[default], found["published"]
-        others = (found[name]["other_seeds"] for name in (default, "exact", "published"))
+        drmad, published = found[DEFAULT], found["published"]
+        others = (found[name]["other_seeds"] for name in (DEFAULT, "exact", "published"))
         lines.append([
             problem,
             f"{100 * drmad['finite_share']:.0f} %",
@@ -126,11 +123,6 @@ def soundness_table(_: str) -> str:
             _mean(published["norm_ratio"]),
         ])  # fmt: skip
     return _table(head, lines)
-
-
-def _default(labels: Iterable[str]) -> str:
-    """The name of `drmad()` in a record: a name of its own only in short runs."""
-    return "drmad()" if "drmad()" in labels else DEFAULT
 
 
 def _shares(problem: str) -> dict[str, float]:

@@ -35,7 +35,7 @@ FEWER_TUNERS = (
     "line, Gauss-Newton, 5 x 8",
     "8 knots, Hessian, 10 x 10",
     "means, Hessian, 10 x 10",
-    "drmad()",
+    "means, Hessian, 10 x 10, T/100 batches",
     "last T/10 steps",
 )
 

@@ -114,7 +114,7 @@ def drmad(
     num_reverse_steps: int | MeasuredStride | None = None,
     num_segments: int | None = None,
     num_products: int = 10,
-    batches_per_product: int | None = None,
+    batches_per_product: int = 10,
     spacing: Spacing = "dense",
     weighting: Weighting = "count",
     optimizer_state: StateOnPath = "auto",
@@ -145,8 +145,7 @@ def drmad(
             them, and any other curvature all T single steps.
         num_products: Curvature products in each segment.
         batches_per_product: Inner batches, spread over the segment, that each product averages.
-            `None` for 10, or as many as let all products together take no more batches than
-            training, but at least one.
+            Below 1,000 steps fewer do: a hundredth of the steps.
         spacing: Of visited steps or segments: "dense" near the end of training, or "even".
         weighting: "count" adds each visited step's term as often as it stands for a step; "none"
             adds it once, as published, and the hypergradient shrinks by about S/T.
@@ -162,8 +161,8 @@ def drmad(
         the optimizer state); with segments also `num_products` + 4 vectors like the weights and the
         activations of `batches_per_product` batches. Reverse pass: `num_segments` · `num_products`
         curvature products, each on `batches_per_product` batches; or S reverse steps. By default
-        that is about one training of 1,000 steps, less for shorter runs; at a hundred steps an
-        exact method costs no more.
+        that is about one training of 1,000 steps: for much shorter runs take fewer batches, or an
+        exact method.
     Bias:
         Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
         path. Segments take the optimizer's answer to the gradient as immediate, leave out negative
@@ -191,8 +190,7 @@ def drmad(
     check_choice("drmad", "batches", batches, ("original", "fresh"))
     check_choice("drmad", "on_expansion", on_expansion, ON_EXPANSION)
     check_count("drmad", "num_products", num_products)
-    if batches_per_product is not None:
-        check_count("drmad", "batches_per_product", batches_per_product)
+    check_count("drmad", "batches_per_product", batches_per_product)
     if num_segments is None and num_reverse_steps is None and curvature == "auto":
         num_segments = 10
     if num_segments is None:

@@ -50,7 +50,7 @@ def segment_step(
         `ReverseInfo`.
     """
     length = jnp.float32(1) if weight is None else weight
-    batches, keys = _batches(run, state.step, length, segments.batches(run.num_steps))
+    batches, keys = _batches(run, state.step, length, segments.num_batches)
     operator = curvature_operator(
         averaged(run.problem),
         curvature,

@@ -102,14 +102,13 @@ class Segments:
     Attributes:
         count: Number of segments; that of steps where the run is shorter.
         num_products: Curvature products in each.
-        num_batches: Inner batches over which each product is averaged; `None` for 10, or fewer
-            where they would be more than training itself takes.
+        num_batches: Inner batches over which each product is averaged.
         spacing: As of `Stride`.
     """
 
     count: int
     num_products: int
-    num_batches: int | None
+    num_batches: int
     spacing: Spacing = "dense"
 
     def __call__(self, num_steps: int) -> Visits:
@@ -119,12 +118,6 @@ class Segments:
     def edges(self, num_steps: int) -> np.ndarray:
         """Edges of the segments, strictly increasing integers from 0 to T."""
         return self._stride.edges(num_steps)
-
-    def batches(self, num_steps: int) -> int:
-        """Inner batches for each product."""
-        if self.num_batches is not None:
-            return self.num_batches
-        return min(10, max(1, num_steps // (self.count * self.num_products)))
 
     @property
     def _stride(self) -> Stride:
