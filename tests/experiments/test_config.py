@@ -1,4 +1,5 @@
 import pytest
+from tiny import TINY
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError
@@ -153,3 +154,9 @@ def test_differences_name_both_values(tiny):
         "outer.num_steps: 3 -> 9",
         "method.knots: 'unset' -> 4",
     ]
+
+
+def test_kind_left_out_means_the_first_kind():
+    config = configs.parse(TINY)
+    assert "kind" not in TINY["data"]
+    assert (config.data.kind, config.model.kind, config.task.kind) == ("images", "mlp", "l2")

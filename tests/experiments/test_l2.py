@@ -112,6 +112,6 @@ def test_evaluation_counts_wrong_answers(tiny, images):
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_figures_fit_the_granularity(tiny, granularity, coordinates):
     task = make(tiny, granularity=granularity, coordinates=coordinates)
-    figures = task.figures(jax.tree.map(np.asarray, task.init_hparams()))
+    figures = task.figures(jax.tree.map(np.asarray, task.init_hparams()), task.load_data())
     per_pixel = {"input_penalties"} if granularity in ("unit", "parameter") else set()
     assert set(figures) == {"penalties_by_layer"} | per_pixel

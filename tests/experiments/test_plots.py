@@ -44,7 +44,7 @@ def test_curves_survive_a_value_that_is_not_finite():
         {"step": 0, "outer_loss": 1.0, "test_error": 0.5},
         {"step": 1, "outer_loss": None, "test_error": 0.9},
     ]
-    assert len(plots.curves(metrics).axes) == 2
+    assert len(plots.curves(metrics, "test_error").axes) == 2
 
 
 def test_single_values_are_drawn_as_points():

@@ -9,7 +9,6 @@ from typing import Any
 import tomli_w
 
 from drmad_jax.experiments import schema, variants
-from drmad_jax.experiments.datasets import DATASETS
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.factories import Method
 from drmad_jax.experiments.schema import Count
@@ -19,7 +18,9 @@ from drmad_jax.experiments.sections import (
     JudgeConfig,
     L2Config,
     MLPConfig,
+    ModelConfig,
     OuterConfig,
+    TaskConfig,
 )
 
 
@@ -44,8 +45,8 @@ class Config:
     variant: str = ""
     seed: Count = 0
     data: DataConfig
-    model: MLPConfig = MLPConfig()
-    task: L2Config = L2Config()
+    model: ModelConfig = MLPConfig()
+    task: TaskConfig = L2Config()
     inner: InnerConfig
     outer: OuterConfig
     judge: JudgeConfig = JudgeConfig()
@@ -121,7 +122,7 @@ def parse(table: Mapping[str, Any]) -> Config:
     _check_name("name", config.name)
     if config.variant:
         _check_name("variant", config.variant)
-    _check_sizes(config)
+    config.data.check(config.inner.batch_size)
     return config
 
 
@@ -196,24 +197,3 @@ def _read_value(text: str) -> Any:
 def _check_name(key: str, name: str) -> None:
     if not name or set(name) & set("/\\") or name in (".", ".."):
         raise ConfigError(f"{key}: expected a plain folder name, got {name!r}")
-
-
-def _check_sizes(config: Config) -> None:
-    data, batch_size = config.data, config.inner.batch_size
-    spec = DATASETS[data.dataset]
-    for key, size in (("num_train", spec.num_train), ("num_test", spec.num_test)):
-        if getattr(data, key) > size:
-            raise ConfigError(
-                f"data.{key}: {data.dataset} has {size} such examples, got {getattr(data, key)}"
-            )
-    left = data.num_train - data.num_valid
-    if left < 1:
-        raise ConfigError(
-            f"data.num_valid: must leave training examples out of data.num_train = "
-            f"{data.num_train}, got {data.num_valid}"
-        )
-    if batch_size > left:
-        raise ConfigError(
-            f"inner.batch_size: must not exceed the {left} training examples "
-            f"(data.num_train - data.num_valid), got {batch_size}"
-        )

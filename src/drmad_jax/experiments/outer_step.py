@@ -9,12 +9,10 @@ from jaxtyping import Array, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.metrics import of_model
 from drmad_jax.experiments.tasks import Task
 
 Metrics = dict[str, Array]
-HEADLINES = ("outer_loss", "test_error", "test_loss")
-# The metrics that speak of the way back, and not of the trained model.
-REVERSE_METRICS = ("hypergradient_norm", "cotangent_norm")
 
 
 class Carry(NamedTuple):
@@ -98,7 +96,7 @@ def outer_key(config: Config, step: int) -> Array:
 
 
 def to_host(metrics: Metrics) -> dict[str, Any]:
-    """Metrics as Python's numbers, those first that readers look for.
+    """Metrics as Python's numbers, those of the trained model first.
 
     Args:
         metrics: What a compiled function returned, which sorts the keys of dictionaries.
@@ -106,8 +104,8 @@ def to_host(metrics: Metrics) -> dict[str, Any]:
     Returns:
         Numbers by name.
     """
-    names = [*HEADLINES, *(name for name in metrics if name not in HEADLINES)]
-    return {name: metrics[name].item() for name in names if name in metrics}
+    names = dict.fromkeys([*of_model(metrics), *metrics])
+    return {name: metrics[name].item() for name in names}
 
 
 def _outer_optimizer(config: Config, task: Task) -> dj.OuterOptimizer:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from drmad_jax.experiments import run_folder
 from drmad_jax.experiments.checkpoints import FOLDER, Checkpoints
 from drmad_jax.experiments.errors import RunFolderError
+from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.outer_step import init_carry
 from drmad_jax.experiments.tasks import make_task
 
@@ -57,17 +58,19 @@ def draw(folder: Path) -> list[Path]:
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(init_carry(config, task))
     with matplotlib.rc_context(STYLE):
-        figures = {"curves": curves(metrics)} if config.outer.num_steps else {}
+        headline = config.task.headline
+        figures = {"curves": curves(metrics, headline)} if config.outer.num_steps else {}
         if restored is not None:
-            figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams))
+            figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams), task.load_data())
         return [save(figure, folder, name) for name, figure in figures.items()]
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Outer loss and test error over outer steps.
+def curves(metrics: Sequence[Mapping[str, Any]], headline: str) -> Figure:
+    """Outer loss and the task's headline over outer steps.
 
     Args:
         metrics: The lines of `metrics.jsonl`.
+        headline: Name of another metric.
 
     Returns:
         A figure with one panel above the other.
@@ -75,13 +78,11 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(COLUMN_WIDTH, 3.2), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True)
     steps = [line["step"] for line in metrics]
-    for axes, name, factor, label, color in (
-        (upper, "outer_loss", 1, "outer loss", BLUE),
-        (lower, "test_error", 100, "test error (%)", ORANGE),
-    ):
+    for axes, name, color in ((upper, "outer_loss", BLUE), (lower, headline, ORANGE)):
+        label, factor, _ = metric(name)
         values = [np.nan if line[name] is None else factor * line[name] for line in metrics]
         axes.plot(steps, values, marker="o", color=color)
-        axes.set_ylabel(label)
+        axes.set_ylabel("outer loss" if name == "outer_loss" else label)
         axes.grid(axis="y", linewidth=0.3)
     lower.set_xlabel("outer step")
     lower.xaxis.get_major_locator().set_params(integer=True)

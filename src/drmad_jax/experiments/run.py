@@ -16,8 +16,8 @@ from drmad_jax.experiments.checkpoints import Checkpoints
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, RunStopped
 from drmad_jax.experiments.judge import judge
+from drmad_jax.experiments.metrics import REVERSE
 from drmad_jax.experiments.outer_step import (
-    REVERSE_METRICS,
     Carry,
     Metrics,
     init_carry,
@@ -139,7 +139,7 @@ class _Loop:
         """
         line, _ = self._call(step)
         line["finite"] = math.isfinite(line["outer_loss"])
-        line = {name: value for name, value in line.items() if name not in REVERSE_METRICS}
+        line = {name: value for name, value in line.items() if name not in REVERSE}
         run_folder.append_metrics(self.folder, line)
         if not line["finite"]:
             raise RunStopped(_why_stopped(self.config, line))

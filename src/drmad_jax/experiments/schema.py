@@ -1,9 +1,10 @@
 """Tables of plain values into frozen dataclasses and back, checked against their annotations.
 
 A field's annotation is its schema: `int`, `float`, `str`, `bool`, `Literal[...]`, `tuple[X, ...]`,
-unions of these, nested dataclasses, unions of dataclasses told apart by their `kind`, and
-`Annotated[X, bound]` with a bound from `above` or `at_least`. A dataclass with the class method
-`from_table(table, path)` reads its own table, and with the method `to_table()` writes it.
+unions of these, nested dataclasses, unions of dataclasses told apart by their `kind` (the first
+one where it is left out), and `Annotated[X, bound]` with a bound from `above` or `at_least`. A
+dataclass with the class method `from_table(table, path)` reads its own table, and with the method
+`to_table()` writes it.
 """
 
 import dataclasses
@@ -177,12 +178,12 @@ def _convert_union(value: object, members: tuple[Any, ...], path: str) -> Any:
 
 
 def _member_of_kind(value: object, members: tuple[Any, ...], path: str) -> type:
-    """The dataclass whose literal `kind` the table names."""
+    """The dataclass whose literal `kind` the table names, the first one if it names none."""
     kinds = {typing.get_args(typing.get_type_hints(m)["kind"])[0]: m for m in members}
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path}: expected a table, got {describe(value)}")
-    check_missing(value, ["kind"], path)
-    return kinds[_convert_literal(value["kind"], tuple(kinds), join(path, "kind"))]
+    kind = value.get("kind", next(iter(kinds)))
+    return kinds[_convert_literal(kind, tuple(kinds), join(path, "kind"))]
 
 
 def _convert_literal(value: object, options: tuple[Any, ...], path: str) -> Any:

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from drmad_jax.experiments.metrics import metric, of_model
+
 # The status of a run that came to its end; that of any other says why it stopped.
 COMPLETE = "complete"
 _PACKAGES = ("drmad_jax", "jax", "jaxlib", "optax", "flax", "numpy")
-_SUMMARISED = ("outer_loss", "test_loss", "test_error")
 
 
 def summarise(
@@ -42,7 +43,7 @@ def summarise(
         "total_seconds_of_steps": sum(seconds),
         "num_outer_steps": len(steps),
         "num_hparams": sum(leaf.size for leaf in jax.tree.leaves(hparams)),
-        **{name: _course(metrics, name) for name in _SUMMARISED if name in metrics[0]},
+        **{name: _course(metrics, name) for name in of_model(metrics[0])},
     }
 
 
@@ -78,7 +79,8 @@ def _num_cores() -> int | None:
 def _course(metrics: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """First, last and best value, and the step of the best one."""
     lines = [line for line in metrics if line[name] is not None]
-    best = min(lines, key=lambda line: line[name], default={})
+    sign = -1 if metric(name).more_is_better else 1
+    best = min(lines, key=lambda line: sign * line[name], default={})
     return {
         "first": metrics[0][name],
         "last": metrics[-1][name],

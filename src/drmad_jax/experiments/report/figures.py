@@ -12,17 +12,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from drmad_jax.experiments.comparison_plots import COLORS
+from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.plots import COLUMN_WIDTH, GREY, STYLE
-from drmad_jax.experiments.report.runs import Run
+from drmad_jax.experiments.report.runs import Run, headlines
 
 DPI = 200
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*X"
-_JUDGED = (("outer_loss", "validation loss", 1), ("test_error", "test error (%)", 100))
 
 
 def courses(runs: Sequence[Run]) -> Figure:
-    """Outer loss and test error of all runs over outer steps.
+    """Outer loss and headline of all runs over outer steps.
 
     Runs are told apart by colour, dashes and markers; one without tuning is a level line, and one
     that stopped ends in a cross.
@@ -34,12 +34,13 @@ def courses(runs: Sequence[Run]) -> Figure:
         A figure as wide as two columns.
     """
     with matplotlib.rc_context(STYLE):
-        names = [each for each in _JUDGED if _all_have(runs, each[0])]
+        names = [name for name in headlines(runs) if _all_have(runs, name)]
         rows = math.ceil(len(runs) / 4)
         size = (2 * COLUMN_WIDTH, 2.4 + 0.16 * rows)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(names), squeeze=False)[0]
-        for axes, (name, label, factor) in zip(panels, names, strict=True):
+        for axes, name in zip(panels, names, strict=True):
+            label, factor, _ = metric(name)
             for number, run in enumerate(runs):
                 _draw_course(axes, run, number, name, factor)
             axes.set_xlabel("outer step")
@@ -61,14 +62,15 @@ def judged(runs: Sequence[Run]) -> Figure | None:
         A figure as wide as two columns; `None` if no run was judged.
     """
     shown = [run for run in runs if run.judged]
-    names = [each for each in _JUDGED if any(each[0] in run.judged for run in shown)]
+    names = [name for name in headlines(runs) if any(name in run.judged for run in shown)]
     if not names:
         return None
     with matplotlib.rc_context(STYLE):
         size = (2 * COLUMN_WIDTH, 0.9 + 0.24 * len(shown))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-        for axes, (name, label, factor) in zip(panels, names, strict=True):
+        for axes, name in zip(panels, names, strict=True):
+            label, factor, _ = metric(name)
             for number, run in enumerate(shown):
                 found = run.judged.get(name, {})
                 _draw_estimate(axes, number - 0.12, found.get("before"), factor, GREY, "o", "white")

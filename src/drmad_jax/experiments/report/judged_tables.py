@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drmad_jax.experiments.intervals import paired
-from drmad_jax.experiments.report.runs import Run
+from drmad_jax.experiments.metrics import metric
+from drmad_jax.experiments.report.runs import Run, headlines
 from drmad_jax.experiments.report.tables import NOTHING, Cell, Table, number
-
-# Metrics of the first tables: their headers, and the factor to the unit there.
-_MAIN = {"outer_loss": ("validation loss", 1), "test_error": ("test error (%)", 100)}
 
 
 def results(runs: Sequence[Run]) -> Table | None:
-    """Validation loss and test error of each run, before and after tuning.
+    """Outer loss and headline of each run, before and after tuning.
 
     Args:
         runs: The runs of one experiment.
@@ -21,12 +19,12 @@ def results(runs: Sequence[Run]) -> Table | None:
     Returns:
         A table with a row for each run; `None` if none was judged.
     """
-    shown = [name for name in _MAIN if any(name in run.judged for run in runs)]
+    shown = [name for name in headlines(runs) if any(name in run.judged for run in runs)]
     if not shown:
         return None
     header = ["variant", "method"]
     for name in shown:
-        header += [f"{_MAIN[name][0]}, before", "after", "difference"]
+        header += [f"{metric(name).label}, before", "after", "difference"]
     rows = []
     for run in runs:
         label = run.label if run.is_complete else f"{run.label} ({run.status})"
@@ -45,7 +43,7 @@ def against_first(runs: Sequence[Run]) -> Table | None:
         A table; `None` without two runs that were judged on the same seeds.
     """
     first, *others = runs
-    shown = [name for name in _MAIN if name in first.judged]
+    shown = [name for name in headlines(runs) if name in first.judged]
     others = [run for run in others if _same_seeds(first, run)]
     if not (shown and others):
         return None
@@ -54,15 +52,15 @@ def against_first(runs: Sequence[Run]) -> Table | None:
         cells = []
         for name in shown:
             ends = [each.judged[name]["after"]["values"] for each in (first, run)]
-            cells.append(Cell(estimate(paired(*ends), _MAIN[name][1])))
+            cells.append(Cell(estimate(paired(*ends), metric(name).factor)))
         rows.append([Cell(run.label), *cells])
     title = f"After tuning, less {first.label}"
     notes = [
         f"Means of the differences to {first.label}, seed by seed, with their 95% intervals: below "
-        "zero is better. They are narrower than the intervals above wherever seeds differ more "
-        "than variants do."
+        f"zero is better{_but_for(shown)}. They are narrower than the intervals above wherever "
+        "seeds differ more than variants do."
     ]
-    return Table(title, ["variant", *(_MAIN[name][0] for name in shown)], rows, notes=notes)
+    return Table(title, ["variant", *(metric(name).label for name in shown)], rows, notes=notes)
 
 
 def other_metrics(runs: Sequence[Run]) -> Table | None:
@@ -74,12 +72,13 @@ def other_metrics(runs: Sequence[Run]) -> Table | None:
     Returns:
         A table; `None` if there is nothing else.
     """
-    names = dict.fromkeys(name for run in runs for name in run.judged if name not in _MAIN)
+    main = headlines(runs)
+    names = dict.fromkeys(name for run in runs for name in run.judged if name not in main)
     if not names:
         return None
     header = ["variant"]
     for name in names:
-        header += [f"{name.replace('_', ' ')}, before", "after", "difference"]
+        header += [f"{metric(name).label}, before", "after", "difference"]
     # Nobody knows here whether more or less of it is better.
     plain = lambda cells: [Cell(cell.text) for cell in cells]
     rows = [
@@ -117,10 +116,11 @@ def _judged(run: Run, name: str) -> list[Cell]:
     found = run.judged.get(name)
     if found is None:
         return [NOTHING] * 3
-    factor = _MAIN.get(name, ("", 1))[1]
+    _, factor, more_is_better = metric(name)
     cells = [Cell(estimate(found["before"], factor))]
     for part in ("after", "difference"):
         score = found[part]["mean"] if run.is_complete else None
+        score = -score if more_is_better and score is not None else score
         cells.append(Cell(estimate(found[part], factor), score))
     tuned = any(found["difference"]["values"])
     return cells if tuned else [cells[0], cells[1], NOTHING]
@@ -143,10 +143,16 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     ]
     if len(runs) > 1:
         notes.append(
-            "Bold: the least of the column among complete runs. Where intervals overlap, it need "
+            "Bold: the best of the column among complete runs. Where intervals overlap, it need "
             "not be the best."
         )
     return notes
+
+
+def _but_for(names: Sequence[str]) -> str:
+    """The exceptions to "less is better"."""
+    more = [metric(name).label for name in names if metric(name).more_is_better]
+    return f", above zero for {' and '.join(more)}" if more else ""
 
 
 def _signed(text: str) -> str:

@@ -62,7 +62,7 @@ def _experiment(anchor: str, name: str, runs: Sequence[Run]) -> str:
         run_tables.courses(runs),
     ]
     together = {
-        "Outer loss and test error of all variants.": figures.courses(runs),
+        "The course of all variants.": figures.courses(runs),
         "Fresh seeds: before tuning (open) and after (filled), mean and 95% interval. A variant "
         "that stopped is shown where it stopped.": figures.judged(runs),
     }

@@ -97,6 +97,18 @@ def find(folders: Iterable[Path]) -> dict[str, list[Run]]:
     return {name: _in_order(runs) for name, runs in experiments.items()}
 
 
+def headlines(runs: Iterable[Run]) -> list[str]:
+    """The metrics that tables and figures show first.
+
+    Args:
+        runs: The runs of one experiment.
+
+    Returns:
+        The outer loss, and the headlines of the runs' tasks.
+    """
+    return list(dict.fromkeys(["outer_loss", *(run.config.task.headline for run in runs)]))
+
+
 def _is_run(config: Path) -> bool:
     return not (config.parent / compare.JSON).exists()
 

@@ -6,7 +6,7 @@ from drmad_jax.experiments.tasks.l2 import L2Task
 
 __all__ = ["Inputs", "Task", "make_task"]
 
-_TASKS = {"l2": L2Task}
+_TASKS = {"l2": L2Task.of}
 
 
 def make_task(config: Config) -> Task:
@@ -17,5 +17,8 @@ def make_task(config: Config) -> Task:
 
     Returns:
         A frozen value.
+
+    Raises:
+        ConfigError: If the task does not work with the kinds of the other sections.
     """
     return _TASKS[config.task.kind](config)

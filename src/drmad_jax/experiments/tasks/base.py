@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+S = TypeVar("S", bound=Any)
 
 
 class Inputs(NamedTuple):
@@ -59,9 +65,32 @@ class Task(Protocol):
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: PyTree
     ) -> dict[str, Float[Array, ""]]:
-        """Named scalars about the trained state, `test_loss` and `test_error` among them."""
+        """Named scalars about the trained state, the section's `headline` among them."""
         ...
 
-    def figures(self, hparams: PyTree) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: PyTree) -> dict[str, Figure]:
         """Figures of learned hyperparameters (NumPy arrays), by file name without suffix."""
         ...
+
+
+def section(found: object, kind: type[S], key: str, config: Config) -> S:
+    """A section of the kind that a task works with.
+
+    Args:
+        found: The section of the configuration.
+        kind: The class that the task needs.
+        key: The section's name, for the message.
+        config: The configuration.
+
+    Returns:
+        `found` itself.
+
+    Raises:
+        ConfigError: If it is of another kind.
+    """
+    if isinstance(found, kind):
+        return found
+    wanted = [field.default for field in dataclasses.fields(kind) if field.name == "kind"]
+    raise ConfigError(
+        f"{key}.kind: task {config.task.kind!r} works with {wanted[0]!r}, got {found.kind!r}"  # pyright: ignore[reportAttributeAccessIssue]
+    )

@@ -15,7 +15,8 @@ import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
 from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.tasks.base import Inputs
+from drmad_jax.experiments.sections import ImagesConfig, L2Config, MLPConfig
+from drmad_jax.experiments.tasks.base import Inputs, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +35,19 @@ class L2Task:
     """
 
     config: Config
+    task: L2Config
+    data: ImagesConfig
+    model: MLPConfig
+
+    @classmethod
+    def of(cls, config: Config) -> L2Task:
+        """The task of a configuration with images and a perceptron."""
+        return cls(
+            config,
+            section(config.task, L2Config, "task", config),
+            section(config.data, ImagesConfig, "data", config),
+            section(config.model, MLPConfig, "model", config),
+        )
 
     @property
     def problem(self) -> dj.Problem:
@@ -48,27 +62,28 @@ class L2Task:
 
     def load_data(self) -> ImageSplits:
         """The examples to draw from, and the test examples."""
-        data = self.config.data
-        splits = load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
+        splits = load_splits(
+            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
+        )
         return jax.device_put(splits)
 
     def init_hparams(self) -> dict[str, Array]:
         """Every penalty at `initial_log_l2`."""
-        log_l2 = self.config.task.initial_log_l2
+        log_l2 = self.task.initial_log_l2
         start = (_RESCALED_LOG_L2 - log_l2) / 2 if self._is_rescaled else log_l2
         return {name: jnp.full(shape, start, jnp.float32) for name, shape in self._shapes().items()}
 
     def sample(self, key: Array, data: ImageSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-        order = jax.random.permutation(split_key, self.config.data.num_train)
-        num_valid = self.config.data.num_valid
+        order = jax.random.permutation(split_key, self.data.num_train)
+        num_valid = self.data.num_valid
         valid, train = (
             jax.tree.map(lambda x, rows=rows: x[rows], data.train)
             for rows in (order[:num_valid], order[num_valid:])
         )
-        log_scale = self.config.model.init_log_scale
-        params = init_params(self._model, params_key, valid.images[:1], log_scale)
+        log_scale = self.model.init_log_scale
+        params = init_params(self._network, params_key, valid.images[:1], log_scale)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
 
@@ -83,39 +98,39 @@ class L2Task:
             "test_error": jnp.mean(wrong, dtype=jnp.float32),
         }
 
-    def figures(self, hparams: PyTree) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
         """Penalties of the input layer as an image, and of every layer as histograms."""
         from drmad_jax.experiments import plots
 
+        del data
         log_l2 = {name: self._log_l2(value) for name, value in hparams.items()}
-        start = self.config.task.initial_log_l2
+        start = self.task.initial_log_l2
         label = "log L2 penalty"
         figures = {"penalties_by_layer": plots.distributions(log_l2, start, label=label)}
-        granularity = self.config.task.granularity
+        granularity = self.task.granularity
         if granularity in ("unit", "parameter"):
             inputs = log_l2["dense_0"]
             per_pixel = inputs if granularity == "unit" else inputs.mean(axis=1)
-            image = per_pixel.reshape(DATASETS[self.config.data.dataset].image_shape)
+            image = per_pixel.reshape(DATASETS[self.data.dataset].image_shape)
             figures["input_penalties"] = plots.image(image.mean(axis=-1), label=label)
         return figures
 
     @property
-    def _model(self) -> MLP:
-        model = self.config.model
-        num_classes = DATASETS[self.config.data.dataset].num_classes
-        return MLP((*model.hidden, num_classes), model.activation)
+    def _network(self) -> MLP:
+        num_classes = DATASETS[self.data.dataset].num_classes
+        return MLP((*self.model.hidden, num_classes), self.model.activation)
 
     @property
     def _is_rescaled(self) -> bool:
-        return self.config.task.coordinates == "rescaled"
+        return self.task.coordinates == "rescaled"
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every hyperparameter array."""
-        granularity = self.config.task.granularity
+        granularity = self.task.granularity
         if granularity == "global":
             return {"all": ()}
-        inputs = math.prod(DATASETS[self.config.data.dataset].image_shape)
-        widths = (inputs, *self._model.features)
+        inputs = math.prod(DATASETS[self.data.dataset].image_shape)
+        widths = (inputs, *self._network.features)
         kernels = {
             f"dense_{i}": pair for i, pair in enumerate(zip(widths, widths[1:], strict=False))
         }
@@ -124,8 +139,8 @@ class L2Task:
 
     def _per_kernel(self, hparams: PyTree, layer: str) -> Array:
         """A layer's hyperparameters, in a shape that broadcasts over its kernel."""
-        value = hparams["all" if self.config.task.granularity == "global" else layer]
-        return value[:, None] if self.config.task.granularity == "unit" else value
+        value = hparams["all" if self.task.granularity == "global" else layer]
+        return value[:, None] if self.task.granularity == "unit" else value
 
     def _log_l2(self, value):
         return _RESCALED_LOG_L2 - 2 * value if self._is_rescaled else value
@@ -136,7 +151,7 @@ class L2Task:
                 name: layer | {"kernel": layer["kernel"] * jnp.exp(self._per_kernel(hparams, name))}
                 for name, layer in params.items()
             }
-        return cast(Array, self._model.apply({"params": params}, batch.images))
+        return cast(Array, self._network.apply({"params": params}, batch.images))
 
     def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
         def of_layer(name):

@@ -1,0 +1,54 @@
+"""The measured quantities: what each is called, its unit, and which way is better."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# What speaks of the way back, and not of the trained model.
+REVERSE = ("hypergradient_norm", "cotangent_norm")
+_BOOKKEEPING = ("step", "finite", "seconds")
+
+
+class Metric(NamedTuple):
+    """How a quantity is shown.
+
+    Attributes:
+        label: Its name with its unit.
+        factor: From the value in the files to the unit of the label.
+        more_is_better: Whether the greater of two is the better one.
+    """
+
+    label: str
+    factor: float = 1
+    more_is_better: bool = False
+
+
+METRICS = {
+    "outer_loss": Metric("validation loss"),
+    "test_loss": Metric("test loss"),
+    "test_error": Metric("test error (%)", 100),
+}
+
+
+def metric(name: str) -> Metric:
+    """How a quantity is shown, whether or not it is in the list.
+
+    Args:
+        name: Its name in the files.
+
+    Returns:
+        The entry of `METRICS`, or one with the plain name.
+    """
+    return METRICS.get(name, Metric(name.replace("_", " ")))
+
+
+def of_model(names: Iterable[str]) -> list[str]:
+    """The quantities that speak of the trained model, the outer loss first.
+
+    Args:
+        names: The names in a line of metrics.
+
+    Returns:
+        Names.
+    """
+    found = [name for name in names if name not in (*REVERSE, *_BOOKKEEPING)]
+    return sorted(found, key=lambda name: name != "outer_loss")
