@@ -25,6 +25,8 @@ SCRIPTS = {
     "paper_claim": "in the environment of the peers",
     "mnist_jobs": "needs MNIST in TFDS_DATA_DIR",
     "accuracy": "needs MNIST and Fashion-MNIST in TFDS_DATA_DIR",
+    "literature": "needs MNIST, Fashion-MNIST and Omniglot",
+    "gallery": "fills docs/experiments.md from records of literature",
     "study": "fills docs/study.md from records of accuracy",
 }
 

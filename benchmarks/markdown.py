@@ -1,6 +1,7 @@
 """Tables in markdown."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 
 def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
@@ -13,3 +14,22 @@ def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 def mib(count: int | None) -> str:
     """Bytes as MiB."""
     return "–" if count is None else f"{count / 2**20:,.3g}"
+
+
+def fill(page: str, kinds: Mapping[str, Callable[[str], str]]) -> str:
+    """A page with everything between markers made anew.
+
+    Args:
+        page: Text with `<!-- KIND: NAME -->`, what is to be replaced, and `<!-- end -->`.
+        kinds: KIND to a function of NAME.
+
+    Returns:
+        The page.
+    """
+
+    def made(match: re.Match) -> str:
+        kind, name = match["kind"], match["name"]
+        return f"<!-- {kind}: {name} -->\n{kinds[kind](name)}<!-- end -->"
+
+    pattern = r"<!-- (?P<kind>\w+): (?P<name>\w+) -->\n.*?<!-- end -->"
+    return re.sub(pattern, made, page, flags=re.DOTALL)

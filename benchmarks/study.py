@@ -3,13 +3,13 @@
 python -m benchmarks.study
 """
 
-import re
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks import markdown
 from benchmarks.study_tables import TABLES, record
 from drmad_jax.experiments.comparison_plots import cotangents
 from drmad_jax.experiments.plots import BLUE, COLUMN_WIDTH, STYLE
@@ -20,17 +20,6 @@ SHOWN_ON_THE_WAY = (
     "published", "line, Hessian, all steps", "line, Gauss-Newton, all steps",
     "means, Hessian, 10 x 10", "exact",
 )  # fmt: skip
-
-
-def fill(text: str) -> str:
-    """The page with every table made anew from its record."""
-
-    def made(match: re.Match) -> str:
-        kind, name = match["kind"], match["name"]
-        return f"<!-- {kind}: {name} -->\n{TABLES[kind](name)}<!-- end -->"
-
-    pattern = r"<!-- (?P<kind>\w+): (?P<name>\w+) -->\n.*?<!-- end -->"
-    return re.sub(pattern, made, text, flags=re.DOTALL)
 
 
 def way_back(name: str) -> Figure:
@@ -75,7 +64,7 @@ def main() -> None:
         for name, figure in figures.items():
             figure.savefig(FIGURES / f"{name}.png", dpi=200, bbox_inches="tight")
             print(FIGURES / f"{name}.png")
-    PAGE.write_text(fill(PAGE.read_text()))
+    PAGE.write_text(markdown.fill(PAGE.read_text(), TABLES))
     print(PAGE)
 
 

@@ -1,0 +1,88 @@
+"""Runs the experiments of `configs/`, every variant, and keeps what they came to.
+
+    python -m benchmarks.literature [NAME ...]
+
+The runs go to `runs/NAME`, and those that have ended are not run again. Each experiment gets a
+record, which holds what a report needs of its runs, and its figures in docs/figures/experiments;
+`python -m benchmarks.gallery` makes docs/experiments.md of them.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import write_record
+from drmad_jax.experiments import plots, schema
+from drmad_jax.experiments.report import figures, runs
+from drmad_jax.experiments.report.runs import Run
+from drmad_jax.experiments.run_all import load_all, run_all
+from drmad_jax.experiments.variants import BASE
+
+ROOT = Path(__file__).parents[1]
+CONFIGS, FIGURES = ROOT / "configs", ROOT / "docs" / "figures" / "experiments"
+# Those of the gallery, in its order.
+NAMES = (
+    "digits_l2", "mnist_l2", "schedules", "hyper_cleaning", "learned_data", "omniglot_sharing",
+    "init_scales", "densenet_l2", "clouds", "augmentation",
+)  # fmt: skip
+
+
+def run(name: str) -> list[Run]:
+    """Runs what is left of an experiment, and draws every run."""
+    root = ROOT / "runs" / name
+    for outcome in run_all(load_all(CONFIGS / f"{name}.toml"), root, resume=True):
+        if not outcome.skipped:
+            plots.draw(outcome.folder)
+    return runs.find([root])[name]
+
+
+def results(found: list[Run]) -> dict[str, Any]:
+    """What a report needs to know of each run."""
+    return {
+        run.label: {
+            "config": schema.dump(run.config),
+            "metrics": [_rounded(line) for line in run.metrics],
+            "summary": _rounded(run.summary),
+        }
+        for run in found
+    }
+
+
+def keep_figures(name: str, found: list[Run]) -> None:
+    """Copies the figures of the base, and draws those of all runs together."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for old in FIGURES.glob(f"{name}-*.png"):
+        old.unlink()
+    for path in next(run for run in found if run.label == BASE).figures:
+        shutil.copyfile(path, FIGURES / f"{name}-{path.name}")
+    (FIGURES / f"{name}-all_courses.png").write_bytes(figures.png(figures.courses(found)))
+    judged = figures.judged(found)
+    if judged is not None:
+        (FIGURES / f"{name}-all_judged.png").write_bytes(figures.png(judged))
+
+
+def _rounded(value: Any) -> Any:
+    """The same with six digits: more would only be read by a machine."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; choose from {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    for number, name in enumerate(chosen := names or NAMES, 1):
+        print(f"[{number}/{len(chosen)}] {name}", flush=True)
+        found = run(name)
+        keep_figures(name, found)
+        print(write_record(f"experiment_{name}", results(found)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
