@@ -23,7 +23,7 @@ SCRIPTS = {
     "population": "",
     "peers": "installs PyTorch into an environment of its own",
     "paper_claim": "in the environment of the peers",
-    "mnist_jobs": "needs MNIST in TFDS_DATA_DIR",
+    "first_result": "",
     "accuracy": "needs MNIST and Fashion-MNIST in TFDS_DATA_DIR",
     "literature": "needs MNIST, Fashion-MNIST and Omniglot",
     "gallery": "fills docs/experiments.md from records of literature",

@@ -16,7 +16,7 @@ COMMANDS = {
     "reversible_memory": "python -m benchmarks.reversible_memory",
     "peers": "python -m benchmarks.peers",
     "paper_claim": "python -m benchmarks.paper_claim",
-    "mnist_jobs": "python -m benchmarks.mnist_jobs",
+    "first_result": "python -m benchmarks.first_result",
 }
 MAIN_BACKEND = "cpu"
 

@@ -1,5 +1,6 @@
 """The tables of benchmarks/README.md, each from one record's results."""
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -150,16 +151,13 @@ def _change(part: Results) -> str:
     return f"{part[OWN] / part[SINGLE] - 1:+.0%}"
 
 
-def mnist_jobs(results: Results) -> str:
-    """The jobs of configs/ on MNIST."""
-    head = ("config", "validation loss", "test error", "compiling, s", "all outer steps, s")
-    lines = []
-    for name, row in results.items():
-        losses, errors = row["outer loss"], row["test error"]
-        lines.append((
-            name, f"{losses[0]:.3f} → {losses[-1]:.3f}", f"{errors[0]:.1%} → {errors[-1]:.1%}",
-            f"{row['compile seconds']:.1f}", f"{row['seconds of all outer steps']:.1f}",
-        ))  # fmt: skip
+def first_result(results: Results) -> str:
+    """The digits job, by what was kept from before."""
+    head = ("", "first result, s", "end, s")
+    lines = [
+        (name, *(_middle([row[key] for row in rows]) for key in ("first result, s", "end, s")))
+        for name, rows in results.items()
+    ]
     return table(head, lines)
 
 
@@ -193,5 +191,10 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "population": population,
     "peers": peer_tables.peers,
     "paper_claim": peer_tables.paper_claim,
-    "mnist_jobs": mnist_jobs,
+    "first_result": first_result,
 }
+
+
+def _middle(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"

@@ -1,0 +1,60 @@
+"""How long the digits job lets its user wait: for the first outer step, and for its end.
+
+    python -m benchmarks.first_result
+
+From the start of the command to the first line of metrics, in processes of their own: with nothing
+kept from before, and again with the compiled programs that the first one left.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.harness import write_record
+
+CONFIG = Path(__file__).parents[1] / "configs" / "digits_l2.toml"
+REPEATS = 3
+COLD, WARM = "nothing kept", "compiled programs kept"
+
+
+def job(folder: Path, cache: Path) -> dict[str, float]:
+    """Seconds from the start of one run to its first result and to its end."""
+    program = "import sys; from drmad_jax.experiments.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "run", str(CONFIG), "--out", str(folder)]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    first = None
+    while process.poll() is None:
+        if first is None and _has_result(folder):
+            first = time.perf_counter() - start
+        time.sleep(0.02)
+    if first is None or process.returncode != 0:
+        raise RuntimeError(f"the digits job failed with exit status {process.returncode}")
+    return {"first result, s": round(first, 2), "end, s": round(time.perf_counter() - start, 2)}
+
+
+def _has_result(folder: Path) -> bool:
+    lines = folder / "metrics.jsonl"
+    return lines.exists() and lines.read_text().endswith("\n")
+
+
+def main() -> None:
+    rounds: dict[str, list[dict[str, float]]] = {COLD: [], WARM: []}
+    for number in range(REPEATS):
+        with tempfile.TemporaryDirectory() as root:
+            for name, found in rounds.items():
+                found.append(job(Path(root) / name, Path(root) / "cache"))
+                print(number + 1, name, found[-1], flush=True)
+    print(write_record("first_result", rounds))
+
+
+if __name__ == "__main__":
+    main()
