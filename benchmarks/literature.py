@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 CONFIGS, FIGURES = ROOT / "configs", ROOT / "docs" / "figures" / "experiments"
 # Those of the gallery, in its order.
 NAMES = (
-    "digits_l2", "mnist_l2", "mnist_l2_published", "mnist_l2_small", "schedules",
-    "init_scales", "hyper_cleaning", "learned_data", "omniglot_sharing",
+    "digits_l2", "mnist_l2", "mnist_l2_published", "mnist_l2_small", "mnist_l2_adam",
+    "schedules", "init_scales", "hyper_cleaning", "learned_data", "omniglot_sharing",
     "densenet_l2", "clouds", "augmentation",
 )  # fmt: skip
 
