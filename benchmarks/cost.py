@@ -52,8 +52,8 @@ class Cell:
 ALL = tuple(lineup.methods(100))
 LONG = (lineup.DEFAULT, lineup.LINE_SEGMENTS, lineup.LINE_ALL, lineup.LINE_TENTH)
 GRID = (
-    Cell("mlp", "momentum", 500, 1000, ALL, budget_s=130),
-    Cell("mlp", "adam", 500, 1000, (*lineup.SWEPT, lineup.LINE_HESSIAN), budget_s=60),
+    Cell("mlp", "momentum", 500, 1000, ALL, budget_s=280),
+    Cell("mlp", "adam", 500, 1000, (*lineup.SWEPT, lineup.LINE_HESSIAN), budget_s=100),
     Cell("mlp", "momentum", 1000, 100),
     Cell("mlp", "momentum", 50, 100),
     Cell("mlp", "momentum", 50, 1000),

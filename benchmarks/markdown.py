@@ -13,7 +13,10 @@ def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 def mib(count: int | None) -> str:
     """Bytes as MiB."""
-    return "–" if count is None else f"{count / 2**20:,.3g}"
+    if count is None:
+        return "–"
+    size = count / 2**20
+    return f"{size:,.0f}" if size >= 100 else f"{size:.3g}"
 
 
 def fill(page: str, kinds: Mapping[str, Callable[[str], str]]) -> str:

@@ -1,4 +1,4 @@
-"""Puts the committed records into benchmarks/README.md, and draws its figures.
+"""Puts the committed records into benchmarks/README.md and README.md, and draws their figures.
 
     python -m benchmarks render
 
@@ -12,11 +12,12 @@ from pathlib import Path
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from benchmarks import record_files, tables
+from benchmarks import measured, record_files, tables
 from benchmarks.plots import FIGURES
 from drmad_jax.experiments.plots import STYLE
 
 PAGE = Path(__file__).with_name("README.md")
+README = PAGE.parents[1] / "README.md"
 FOLDER = Path(__file__).with_name("figures")
 DPI = 200
 _ACCELERATORS = "accelerators"
@@ -79,9 +80,16 @@ def fill(text: str) -> str:
     return re.sub(r"<!-- (?P<name>\w+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
 
 
+def fill_readme(text: str) -> str:
+    """The package's README with its measured figures made anew."""
+    body = f"<!-- measured -->\n{measured.readme()}<!-- end -->"
+    return re.sub(r"<!-- measured -->\n.*?<!-- end -->", lambda _: body, text, flags=re.DOTALL)
+
+
 def main() -> None:
     PAGE.write_text(fill(PAGE.read_text()))
-    print(PAGE)
+    README.write_text(fill_readme(README.read_text()))
+    print(PAGE, README, sep="\n")
 
 
 if __name__ == "__main__":
