@@ -30,7 +30,8 @@ def recorded_runs(name: str) -> list[Run]:
 
 def results(name: str) -> str:
     """What tuning was worth on fresh seeds, by variant."""
-    return _shown([judged_tables.results(recorded_runs(name))])
+    table = judged_tables.results(recorded_runs(name))
+    return "Not judged.\n" if table is None else table.to_markdown()
 
 
 def details(name: str) -> str:
@@ -50,11 +51,12 @@ def conditions(name: str) -> str:
     if record is None:
         raise SystemExit(f"no record of {name}")
     minutes = sum(_seconds(kept["summary"]) for kept in record["results"].values()) / 60
+    busy = ", other work beside it" if record_files.is_busy(record) else ""
     seeds = recorded_runs(name)[0].config.judge.num_seeds
     return (
         f"`drmad-jax run --all configs/{name}.toml`: {minutes:.0f} minutes, "
         f"{len(record['results'])} variants, judged on {seeds} fresh seeds "
-        f"({record_files.machine(record)}; {record['date']}).\n"
+        f"({record_files.machine(record)}{busy}; {record['date']}).\n"
     )
 
 

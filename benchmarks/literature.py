@@ -51,12 +51,13 @@ def results(found: list[Run]) -> dict[str, Any]:
 
 
 def keep_figures(name: str, found: list[Run]) -> None:
-    """Copies the figures of the base, and draws those of all runs together."""
+    """Copies what the base's hyperparameters look like, and draws all runs together."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     for old in FIGURES.glob(f"{name}-*.png"):
         old.unlink()
     for path in next(run for run in found if run.label == BASE).figures:
-        shutil.copyfile(path, FIGURES / f"{name}-{path.name}")
+        if path.stem != "curves":
+            shutil.copyfile(path, FIGURES / f"{name}-{path.name}")
     (FIGURES / f"{name}-all_courses.png").write_bytes(figures.png(figures.courses(found)))
     judged = figures.judged(found)
     if judged is not None:
