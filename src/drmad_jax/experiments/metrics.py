@@ -26,6 +26,10 @@ METRICS = {
     "outer_loss": Metric("validation loss"),
     "test_loss": Metric("test loss"),
     "test_error": Metric("test error (%)", 100),
+    "retrained_error": Metric("test error, retrained (%)", 100),
+    "precision": Metric("precision (%)", 100, more_is_better=True),
+    "recall": Metric("recall (%)", 100, more_is_better=True),
+    "f1": Metric("F1 (%)", 100, more_is_better=True),
 }
 
 

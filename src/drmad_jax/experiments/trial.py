@@ -23,7 +23,7 @@ def make_trial(config: Config, task: Task) -> Callable[[PyTree, Array, PyTree], 
 
     Returns:
         A pure function `(hparams, key, data) -> metrics`: the outer loss, and what the task's
-        `evaluate` tells.
+        `evaluate` and `evaluate_fresh` tell.
     """
     problem = task.problem
     # It remembers the end of training alone, and asks for no derivative of the optimizer.
@@ -39,7 +39,11 @@ def make_trial(config: Config, task: Task) -> Callable[[PyTree, Array, PyTree], 
             key=inputs.key,
         )
         loss = problem.outer(state.params, hparams, inputs.outer_batch, state.model_state)
-        return {"outer_loss": loss, **task.evaluate(state, hparams, data)}
+        return {
+            "outer_loss": loss,
+            **task.evaluate(state, hparams, data),
+            **task.evaluate_fresh(inputs, hparams, data),
+        }
 
     return trial
 

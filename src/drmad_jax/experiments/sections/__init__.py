@@ -6,10 +6,11 @@ Where a section comes in several kinds, the first one is meant if the key `kind`
 from drmad_jax.experiments.sections.data import ImagesConfig
 from drmad_jax.experiments.sections.loop import InnerConfig, JudgeConfig, OuterConfig
 from drmad_jax.experiments.sections.models import MLPConfig
-from drmad_jax.experiments.sections.tasks import L2Config
+from drmad_jax.experiments.sections.tasks import HyperCleaningConfig, L2Config
 
 __all__ = [
     "DataConfig",
+    "HyperCleaningConfig",
     "ImagesConfig",
     "InnerConfig",
     "JudgeConfig",
@@ -23,4 +24,4 @@ __all__ = [
 # Unions once there are several kinds.
 DataConfig = ImagesConfig
 ModelConfig = MLPConfig
-TaskConfig = L2Config
+TaskConfig = L2Config | HyperCleaningConfig

@@ -1,7 +1,9 @@
 """The kinds of section `[task]`."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from drmad_jax.experiments.schema import above, at_least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,3 +27,29 @@ class L2Config:
     granularity: Literal["unit", "layer", "parameter", "global"] = "unit"
     coordinates: Literal["penalty", "rescaled"] = "penalty"
     initial_log_l2: float = -4.4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HyperCleaningConfig:
+    """Section `[task]`: learn a weight for each training example, some having wrong labels.
+
+    `inner.batch_size` = the number of training examples is full-batch training, as published.
+
+    Attributes:
+        headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        kind: "hyper_cleaning".
+        corrupted: Share of the training labels that are replaced by another class.
+        budget: Upper limit R of the sum of the weights, each of them in [0, 1]; the number of
+            training examples for no limit but that.
+        start: Tuning starts from the same weight for all, R/n at most 1 ("even"), or from full
+            weight for clean examples alone ("oracle"), as far as R allows it.
+        threshold: An example counts as thrown out where its weight is below this.
+    """
+
+    headline: ClassVar[str] = "test_error"
+
+    kind: Literal["hyper_cleaning"] = "hyper_cleaning"
+    corrupted: Annotated[float, at_least(0)] = 0.5
+    budget: Annotated[float, above(0)]
+    start: Literal["even", "oracle"] = "even"
+    threshold: Annotated[float, above(0)] = 1e-3

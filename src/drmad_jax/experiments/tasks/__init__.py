@@ -2,11 +2,15 @@
 
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.tasks.base import Inputs, Task
+from drmad_jax.experiments.tasks.hyper_cleaning import HyperCleaningTask
 from drmad_jax.experiments.tasks.l2 import L2Task
 
 __all__ = ["Inputs", "Task", "make_task"]
 
-_TASKS = {"l2": L2Task.of}
+_TASKS = {
+    "l2": L2Task.of,
+    "hyper_cleaning": HyperCleaningTask.of,
+}
 
 
 def make_task(config: Config) -> Task:

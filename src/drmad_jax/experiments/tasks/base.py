@@ -68,6 +68,13 @@ class Task(Protocol):
         """Named scalars about the trained state, the section's `headline` among them."""
         ...
 
+    def evaluate_fresh(
+        self, inputs: Inputs, hparams: PyTree, data: PyTree
+    ) -> dict[str, Float[Array, ""]]:
+        """Further scalars for fresh seeds alone: what costs too much at every outer step."""
+        del inputs, hparams, data
+        return {}
+
     def figures(self, hparams: PyTree, data: PyTree) -> dict[str, Figure]:
         """Figures of learned hyperparameters (NumPy arrays), by file name without suffix."""
         ...

@@ -16,7 +16,7 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
 from drmad_jax.experiments.models import MLP, init_params
 from drmad_jax.experiments.sections import ImagesConfig, L2Config, MLPConfig
-from drmad_jax.experiments.tasks.base import Inputs, section
+from drmad_jax.experiments.tasks.base import Inputs, Task, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ _RESCALED_LOG_L2 = -4.0
 
 
 @dataclasses.dataclass(frozen=True)
-class L2Task:
+class L2Task(Task):
     """Trains a perceptron with learned L2 penalties, judged by its validation loss.
 
     The hyperparameters are a dictionary from layer (or "all") to an array: shape (inputs,) for
