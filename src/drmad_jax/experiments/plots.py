@@ -12,6 +12,8 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from drmad_jax.experiments import run_folder
@@ -25,6 +27,8 @@ from drmad_jax.experiments.tasks import make_task
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 # Even steps of lightness, for the eye and for a grey printer alike.
 COLOR_MAP = "cividis"
+# For values of both signs: orange and purple, white in between.
+DIVERGING_MAP = "PuOr"
 COLUMN_WIDTH = 3.4  # inches, one column of a two-column page
 _DPI = 200
 STYLE: dict[Any, Any] = {
@@ -106,6 +110,36 @@ def image(values: Float[np.ndarray, "h w"], *, label: str) -> Figure:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, label=label)
+    return figure
+
+
+def images_by_class(images: Float[np.ndarray, "classes k h w"]) -> Figure:
+    """Images in rows of classes, whose numbers stand below; values around zero, with a colour bar.
+
+    Args:
+        images: Some images of each class, the same number of each.
+
+    Returns:
+        A figure: five classes in a row where there is one image of each, else a column for each
+        class.
+    """
+    num_classes, per_class = images.shape[:2]
+    columns = min(num_classes, 5) if per_class == 1 else num_classes
+    rows = -(-num_classes // columns) * per_class
+    height = COLUMN_WIDTH * (rows / columns) + (0.2 * rows if per_class == 1 else 0.2) + 0.45
+    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # pyright: ignore
+    panels = figure.subplots(rows, columns, squeeze=False)
+    limit = max(float(np.abs(images).max()), 1e-6)
+    colors = ScalarMappable(Normalize(-limit, limit), DIVERGING_MAP)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for number, (label, k) in enumerate(np.ndindex(num_classes, per_class)):
+        axes = panels[divmod(number, columns) if per_class == 1 else (k, label)]
+        axes.imshow(images[label, k], norm=colors.norm, cmap=colors.cmap, interpolation="nearest")
+        if k == per_class - 1:
+            axes.text(0.5, -0.04, str(label), ha="center", va="top", transform=axes.transAxes)
+    figure.colorbar(colors, ax=panels, label="pixel value", location="bottom", aspect=40)
     return figure
 
 

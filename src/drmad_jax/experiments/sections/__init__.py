@@ -6,7 +6,7 @@ Where a section comes in several kinds, the first one is meant if the key `kind`
 from drmad_jax.experiments.sections.data import ImagesConfig
 from drmad_jax.experiments.sections.loop import InnerConfig, JudgeConfig, OuterConfig
 from drmad_jax.experiments.sections.models import MLPConfig
-from drmad_jax.experiments.sections.tasks import HyperCleaningConfig, L2Config
+from drmad_jax.experiments.sections.tasks import HyperCleaningConfig, L2Config, LearnedDataConfig
 
 __all__ = [
     "DataConfig",
@@ -15,6 +15,7 @@ __all__ = [
     "InnerConfig",
     "JudgeConfig",
     "L2Config",
+    "LearnedDataConfig",
     "MLPConfig",
     "ModelConfig",
     "OuterConfig",
@@ -24,4 +25,4 @@ __all__ = [
 # Unions once there are several kinds.
 DataConfig = ImagesConfig
 ModelConfig = MLPConfig
-TaskConfig = L2Config | HyperCleaningConfig
+TaskConfig = L2Config | HyperCleaningConfig | LearnedDataConfig

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, ClassVar, Literal
 
-from drmad_jax.experiments.schema import above, at_least
+from drmad_jax.experiments.schema import PositiveInt, above, at_least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,3 +53,27 @@ class HyperCleaningConfig:
     budget: Annotated[float, above(0)]
     start: Literal["even", "oracle"] = "even"
     threshold: Annotated[float, above(0)] = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedDataConfig:
+    """Section `[task]`: learn a few training images, judged by what is trained on them.
+
+    `inner.batch_size` = the number of these images is full-batch training, as published.
+
+    Attributes:
+        headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        kind: "learned_data".
+        images_per_class: Training images of each class.
+        start: What learning begins with: "blank" images, all zero; the "means" of each class; or
+            random "real" images, drawn anew for each training run, which can be judged only.
+        noise: Standard deviation of what is added to that for each pixel, once and for all; needed
+            where there are several images of each class, which would stay alike without it.
+    """
+
+    headline: ClassVar[str] = "test_error"
+
+    kind: Literal["learned_data"] = "learned_data"
+    images_per_class: PositiveInt = 1
+    start: Literal["blank", "means", "real"] = "blank"
+    noise: Annotated[float, at_least(0)] = 0.0

@@ -4,12 +4,14 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.tasks.base import Inputs, Task
 from drmad_jax.experiments.tasks.hyper_cleaning import HyperCleaningTask
 from drmad_jax.experiments.tasks.l2 import L2Task
+from drmad_jax.experiments.tasks.learned_data import LearnedDataTask
 
 __all__ = ["Inputs", "Task", "make_task"]
 
 _TASKS = {
     "l2": L2Task.of,
     "hyper_cleaning": HyperCleaningTask.of,
+    "learned_data": LearnedDataTask.of,
 }
 
 

@@ -1,0 +1,205 @@
+"""Learning the training data itself (Maclaurin et al. 2015)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+import drmad_jax as dj
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.datasets import DATASETS, Images, load_splits
+from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.models import MLP, init_params
+from drmad_jax.experiments.sections import ImagesConfig, LearnedDataConfig, MLPConfig
+from drmad_jax.experiments.tasks.base import Inputs, Task, section
+from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
+from drmad_jax.experiments.tasks.full_batch import inner_batches
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# No outer step and no fresh seed has this number.
+_NOISE = 2**32 - 2
+
+
+class Learnable(NamedTuple):
+    """Training examples of which a part is learned.
+
+    Attributes:
+        start: What the learned part is added to.
+        labels: Their labels.
+        rows: Where each one's learned part stands.
+    """
+
+    start: Float[Array, "n h w c"]
+    labels: Int[Array, " n"]
+    rows: Int[Array, " n"]
+
+
+class RealImages(NamedTuple):
+    """The images that learned ones are measured by.
+
+    Attributes:
+        pool: Examples that validation sets and random training images are drawn from.
+        means: Mean image of each class in the pool.
+        test: Test examples.
+    """
+
+    pool: Images
+    means: Float[Array, "classes h w c"]
+    test: Images
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedDataTask(Task):
+    """Trains a classifier on a few images per class, which are learned pixel by pixel.
+
+    E(x) = loss on real images of the weights that training on x leads to, from new initial weights
+    at every outer step. Labels are fixed.
+
+    The hyperparameters are {"images": x - start}, shape (classes, images per class, height, width,
+    channels).
+    """
+
+    config: Config
+    task: LearnedDataConfig
+    data: ImagesConfig
+    model: MLPConfig
+
+    @classmethod
+    def of(cls, config: Config) -> LearnedDataTask:
+        """The task of a configuration with images and a perceptron."""
+        task = section(config.task, LearnedDataConfig, "task", config)
+        data = section(config.data, ImagesConfig, "data", config)
+        found = cls(config, task, data, section(config.model, MLPConfig, "model", config))
+        if task.start == "real" and config.outer.num_steps > 0:
+            raise ConfigError(
+                "task.start: 'real' images are drawn anew for every training run, and cannot be "
+                f"tuned; set outer.num_steps = 0, got {config.outer.num_steps}"
+            )
+        if task.images_per_class > 1 and task.noise == 0 and config.outer.num_steps > 0:
+            raise ConfigError(
+                "task.noise: images of one class that begin alike stay alike; set it to a value "
+                "above 0 where task.images_per_class is above 1"
+            )
+        if config.inner.batch_size > found._num_learned:
+            raise ConfigError(
+                f"inner.batch_size: must not exceed the {found._num_learned} training images "
+                f"(task.images_per_class of each class), got {config.inner.batch_size}"
+            )
+        return found
+
+    @property
+    def problem(self) -> dj.Problem:
+        """Cross entropy of the learned images inside, of real ones outside."""
+        loss = dj.composite_loss(self._predict, cross_entropy)
+        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
+
+    @property
+    def project(self) -> None:
+        """Pixels may take any value."""
+        return None
+
+    def load_data(self) -> RealImages:
+        """The images to draw from with the means of their classes, and the test images."""
+        splits = load_splits(
+            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
+        )
+        pool, test = jax.device_put(splits)
+        is_class = jax.nn.one_hot(pool.labels, self._num_classes)
+        sums = jnp.einsum("nc,nhwk->chwk", is_class, pool.images)
+        return RealImages(pool, sums / is_class.sum(axis=0)[:, None, None, None], test)
+
+    def init_hparams(self) -> dict[str, Array]:
+        """Nothing learned yet, but for noise that tells the images of one class apart."""
+        image_shape = DATASETS[self.data.dataset].image_shape
+        shape = (self._num_classes, self.task.images_per_class, *image_shape)
+        key = jax.random.fold_in(jax.random.key(self.config.seed), _NOISE)
+        return {"images": self.task.noise * jax.random.normal(key, shape)}
+
+    def sample(self, key: Array, data: RealImages) -> Inputs:
+        """New initial weights, and a new validation set of real images."""
+        split_key, start_key, params_key, batch_key, run_key = jax.random.split(key, 5)
+        rest, valid = hold_out(split_key, data.pool, self.data.num_valid)
+        log_scale = self.model.init_log_scale
+        params = init_params(self._network, params_key, valid.images[:1], log_scale)
+        per_class = self.task.images_per_class
+        if self.task.start == "real":
+            rows = draw_per_class(start_key, rest.labels, self._num_classes, per_class)
+            start = rest.images[rows]
+        else:
+            start = self._start(data)
+        labels = jnp.repeat(jnp.arange(self._num_classes, dtype=jnp.int32), per_class)
+        examples = Learnable(_flat(start), labels, jnp.arange(self._num_learned))
+        batches = inner_batches(examples, self.config.inner.batch_size, batch_key)
+        return Inputs(params, batches, valid, key=run_key)
+
+    def evaluate(
+        self, state: dj.TrainState, hparams: PyTree, data: RealImages
+    ) -> dict[str, Float[Array, ""]]:
+        """Mean cross entropy and share of wrong answers on real test images."""
+        del hparams
+        return scores(self._apply(state.params, data.test.images), data.test)
+
+    def figures(self, hparams: PyTree, data: RealImages) -> dict[str, Figure]:
+        """The learned images, a column for each class."""
+        from drmad_jax.experiments import plots
+
+        learned = hparams["images"] + self._start(data)
+        return {"learned_images": plots.images_by_class(learned.mean(axis=-1))}
+
+    @property
+    def _num_classes(self) -> int:
+        return DATASETS[self.data.dataset].num_classes
+
+    @property
+    def _num_learned(self) -> int:
+        return self._num_classes * self.task.images_per_class
+
+    @property
+    def _network(self) -> MLP:
+        return MLP((*self.model.hidden, self._num_classes), self.model.activation)
+
+    def _start(self, data: RealImages) -> Float[Array, "classes k h w c"]:
+        """What is learned begins as a black image, or as the mean of its class."""
+        means = data.means[:, None] if self.task.start == "means" else 0 * data.means[:, None]
+        return jnp.repeat(means, self.task.images_per_class, axis=1)
+
+    def _apply(self, params: PyTree, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+        return cast(Array, self._network.apply({"params": params}, images))
+
+    def _predict(
+        self, params: PyTree, hparams: PyTree, batch: Learnable
+    ) -> Float[Array, "n classes"]:
+        learned = _flat(hparams["images"])[batch.rows]
+        return self._apply(params, batch.start + learned)
+
+    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
+        return cross_entropy(self._apply(params, batch.images), hparams, batch)
+
+
+def draw_per_class(
+    key: Array, labels: Int[Array, " n"], num_classes: int, per_class: int
+) -> Int[Array, "classes k"]:
+    """Draws the same number of examples of each class, without replacement.
+
+    Args:
+        key: Key of the draw.
+        labels: Class numbers.
+        num_classes: How many classes there are.
+        per_class: How many examples of each; there must be so many.
+
+    Returns:
+        Rows of the chosen examples.
+    """
+    ranks = jax.random.uniform(key, labels.shape)
+    is_class = labels == jnp.arange(num_classes)[:, None]
+    return jax.lax.top_k(jnp.where(is_class, ranks, -1), per_class)[1]
+
+
+def _flat(images: Float[Array, "classes k h w c"]) -> Float[Array, "n h w c"]:
+    return images.reshape(-1, *images.shape[2:])
