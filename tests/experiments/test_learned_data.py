@@ -106,6 +106,7 @@ def test_learning_from_means_is_learning_shifted_blanks(tiny, data):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss_on_real_images(tiny, data):
     config = parse(tiny)
     task = make_task(config)

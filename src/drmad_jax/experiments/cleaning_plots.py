@@ -21,7 +21,7 @@ def weights(values: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> F
     """
     figure = Figure(figsize=(COLUMN_WIDTH, 2.2), layout="constrained")
     axes = figure.subplots()
-    bins = np.linspace(0, max(float(values.max()), 1e-3), 31)
+    bins = np.linspace(0, max(float(values.max()), 1e-3), 31).tolist()
     for chosen, name, color in ((~wrong, "clean", BLUE), (wrong, "corrupted", ORANGE)):
         label = f"{name} ({chosen.sum()})"
         axes.hist(values[chosen], bins=bins, histtype="stepfilled", color=color, alpha=0.25)
@@ -95,11 +95,11 @@ def found(
         A figure.
     """
     figure = Figure(figsize=(COLUMN_WIDTH, 2.4), layout="constrained")
-    halves = figure.subfigures(1, 2, wspace=0.06)
+    halves = figure.subfigures(1, 2, squeeze=False, wspace=0.06)
     out, wrong = values < threshold, given != true
     for half, chosen, title in (
-        (halves[0], out & wrong, "wrong labels found"),
-        (halves[1], out & ~wrong, "clean, thrown out"),
+        (halves[0, 0], out & wrong, "wrong labels found"),
+        (halves[0, 1], out & ~wrong, "clean, thrown out"),
     ):
         half.suptitle(f"{title} ({chosen.sum()})", fontsize=8)
         panels = half.subplots(_ROWS, _COLUMNS // 2).ravel()

@@ -54,7 +54,7 @@ class CleaningData(NamedTuple):
         test: Test examples.
     """
 
-    train: Images
+    train: Weighted
     true_labels: Int[Array, " n"]
     valid: Images
     test: Images
@@ -113,9 +113,10 @@ class HyperCleaningTask(Task):
         train, valid = hold_out(split_key, jax.device_put(splits.train), self.data.num_valid)
         num_classes = DATASETS[self.data.dataset].num_classes
         shift = jax.random.randint(label_key, train.labels.shape, 1, num_classes)
-        others = (train.labels + shift) % num_classes
-        given = train._replace(labels=jnp.where(self._corrupted(), others, train.labels))
-        return CleaningData(given, train.labels, valid, jax.device_put(splits.test))
+        true = jnp.asarray(train.labels)
+        given = jnp.where(self._corrupted(), (true + shift) % num_classes, true)
+        weighted = Weighted(jnp.asarray(train.images), given, jnp.arange(self._num_train))
+        return CleaningData(weighted, true, valid, jax.device_put(splits.test))
 
     def init_hparams(self) -> dict[str, Array]:
         """The same weight for all examples, or for the clean ones alone."""
@@ -128,9 +129,8 @@ class HyperCleaningTask(Task):
         """New initial weights; minibatches are drawn unless they hold all examples."""
         params_key, batch_key, run_key = jax.random.split(key, 3)
         log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, data.valid.images[:1], log_scale)
-        train = Weighted(*data.train, jnp.arange(self._num_train))
-        batches = inner_batches(train, self.config.inner.batch_size, batch_key)
+        params = init_params(self._network, params_key, data.train.images[:1], log_scale)
+        batches = inner_batches(data.train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, data.valid, key=run_key)
 
     def evaluate(
@@ -145,14 +145,18 @@ class HyperCleaningTask(Task):
         self, inputs: Inputs, hparams: PyTree, data: CleaningData
     ) -> dict[str, Float[Array, ""]]:
         """The error of a new training on the examples that were kept and the validation ones."""
-        pool = jax.tree.map(lambda *x: jnp.concatenate(x), data.train, data.valid)
-        num_pool = self._num_train + self.data.num_valid
+        num_pool = self.data.num_train
+        pool = Weighted(
+            jnp.concatenate([data.train.images, data.valid.images]),
+            jnp.concatenate([data.train.labels, data.valid.labels]),
+            jnp.arange(num_pool),
+        )
         kept = hparams["weights"] >= self.task.threshold
         weights = jnp.ones(num_pool).at[: self._num_train].set(kept.astype(jnp.float32))
-        train = dj.train(self.problem, num_steps=self.config.inner.num_steps, method=dj.implicit())
         is_full = self.config.inner.batch_size == self._num_train
         batch_size = num_pool if is_full else self.config.inner.batch_size
-        batches = inner_batches(Weighted(*pool, jnp.arange(num_pool)), batch_size, inputs.key)
+        batches = inner_batches(pool, batch_size, cast(Array, inputs.key))
+        train = dj.train(self.problem, num_steps=self.config.inner.num_steps, method=dj.implicit())
         state = train({"weights": weights / weights.mean()}, inputs.params, batches)
         logits = self._predict(state.params, hparams, data.test)
         return {"retrained_error": scores(logits, data.test)["test_error"]}

@@ -126,10 +126,10 @@ class LearnedDataTask(Task):
         split_key, start_key, params_key, batch_key, run_key = jax.random.split(key, 5)
         rest, valid = hold_out(split_key, data.pool, self.data.num_valid)
         log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, valid.images[:1], log_scale)
+        params = init_params(self._network, params_key, data.means[:1], log_scale)
         per_class = self.task.images_per_class
         if self.task.start == "real":
-            rows = draw_per_class(start_key, rest.labels, self._num_classes, per_class)
+            rows = draw_per_class(start_key, jnp.asarray(rest.labels), self._num_classes, per_class)
             start = rest.images[rows]
         else:
             start = self._start(data)
@@ -143,7 +143,7 @@ class LearnedDataTask(Task):
     ) -> dict[str, Float[Array, ""]]:
         """Mean cross entropy and share of wrong answers on real test images."""
         del hparams
-        return scores(self._apply(state.params, data.test.images), data.test)
+        return scores(self._apply(state.params, jnp.asarray(data.test.images)), data.test)
 
     def figures(self, hparams: PyTree, data: RealImages) -> dict[str, Figure]:
         """The learned images, a column for each class."""
@@ -179,7 +179,7 @@ class LearnedDataTask(Task):
         return self._apply(params, batch.start + learned)
 
     def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
-        return cross_entropy(self._apply(params, batch.images), hparams, batch)
+        return cross_entropy(self._apply(params, jnp.asarray(batch.images)), hparams, batch)
 
 
 def draw_per_class(
