@@ -32,12 +32,12 @@ problem = dj.Problem(
     outer_loss=lambda w, weights, batch: jnp.mean(losses(w, batch)),
     optimizer=optax.sgd(0.3),
 )
-hypergradient = jax.jit(dj.hypergradient(problem, num_steps=300, method=dj.drmad()))
+method = dj.drmad(batches_per_product=1)
+hypergradient = jax.jit(dj.hypergradient(problem, num_steps=200, method=method))
 full_batch = jax.tree_util.Partial(lambda data, step: data, train)
 
 # %% Tuning; the weights stay in [0, 1]
-to_box = lambda weights: optax.projections.projection_box(weights, 0.0, 1.0)
-outer = dj.outer_optimizer(optax.adam(0.05), project=to_box)
+outer = dj.outer_optimizer(optax.adam(0.05), project=optax.projections.projection_hypercube)
 start = {"kernel": jnp.zeros((64, 10)), "bias": jnp.zeros(10)}
 weights = jnp.full(600, 0.5)
 state = outer.init(weights)
@@ -52,8 +52,8 @@ print(f"{thrown_out.sum()} thrown out, {thrown_out[:300].sum()} of them among 30
 
 # %% The learned weights
 figure, axes = plt.subplots(figsize=(3.4, 2.2), layout="constrained")
-names, colors = ["clean", "wrong"], ["#0072B2", "#D55E00"]
-axes.hist([weights[300:], weights[:300]], 20, color=colors, label=names)
+groups = [weights[300:], weights[:300]]
+axes.hist(groups, 20, color=["#0072B2", "#D55E00"], label=["clean", "wrong"])
 axes.set(xlabel="learned weight", ylabel="examples")
 axes.legend(title="label", frameon=False)
 figure.savefig("data_cleaning.png", dpi=200)
