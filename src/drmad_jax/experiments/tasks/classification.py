@@ -1,0 +1,58 @@
+"""What tasks on labelled images share: a drawn validation set, the loss, and the judging."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from drmad_jax.experiments.datasets import Images
+
+
+def hold_out(key: Array, examples: Images, num_valid: int) -> tuple[Images, Images]:
+    """Draws a validation set.
+
+    Args:
+        key: Key of the draw.
+        examples: All examples.
+        num_valid: How many are held out.
+
+    Returns:
+        The training set and the validation set.
+    """
+    order = jax.random.permutation(key, examples.labels.shape[0])
+    take = lambda rows: jax.tree.map(lambda x: x[rows], examples)
+    return take(order[num_valid:]), take(order[:num_valid])
+
+
+def cross_entropy(
+    logits: Float[Array, "n classes"], hparams: PyTree, batch: Images
+) -> Float[Array, ""]:
+    """Mean cross entropy of a batch; the signature is that of a composite loss's criterion.
+
+    Args:
+        logits: The model's outputs.
+        hparams: Not used.
+        batch: The examples.
+
+    Returns:
+        A scalar.
+    """
+    del hparams
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+
+
+def scores(logits: Float[Array, "n classes"], test: Images) -> dict[str, Float[Array, ""]]:
+    """Mean cross entropy and share of wrong answers.
+
+    Args:
+        logits: The model's outputs on the test examples.
+        test: The test examples.
+
+    Returns:
+        `test_loss` and `test_error`.
+    """
+    wrong = jnp.argmax(logits, axis=-1) != test.labels
+    return {
+        "test_loss": cross_entropy(logits, None, test),
+        "test_error": jnp.mean(wrong, dtype=jnp.float32),
+    }
