@@ -6,7 +6,7 @@ Where a section comes in several kinds, the first one is meant if the key `kind`
 from drmad_jax.experiments.sections.data import ImagesConfig
 from drmad_jax.experiments.sections.loop import InnerConfig, JudgeConfig, OuterConfig
 from drmad_jax.experiments.sections.models import MLPConfig
-from drmad_jax.experiments.sections.tasks import L2Config
+from drmad_jax.experiments.sections.tasks import L2Config, TrainingConfig
 
 __all__ = [
     "DataConfig",
@@ -18,9 +18,10 @@ __all__ = [
     "ModelConfig",
     "OuterConfig",
     "TaskConfig",
+    "TrainingConfig",
 ]
 
 # Unions once there are several kinds.
 DataConfig = ImagesConfig
 ModelConfig = MLPConfig
-TaskConfig = L2Config
+TaskConfig = L2Config | TrainingConfig

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import ClassVar, Literal
 
+from drmad_jax.experiments.schema import PositiveInt
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class L2Config:
@@ -25,3 +27,32 @@ class L2Config:
     granularity: Literal["unit", "layer", "parameter", "global"] = "unit"
     coordinates: Literal["penalty", "rescaled"] = "penalty"
     initial_log_l2: float = -4.4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Section `[task]`: learn how to train, starting from the rates of `[inner.optimizer]`.
+
+    Attributes:
+        headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        kind: "training".
+        tuned: What is learned of "learning_rates", "momenta" and "initial_scales" (standard
+            deviations of the initial weights); the rest stays where it starts.
+        granularity: What has values of its own: each "array" of weights (published: kernel and
+            bias of every layer), each "layer", or all weights together ("global").
+        blocks: Blocks of training steps with rates of their own: "steps" for a rate at every step
+            (published), 1 for constant rates.
+        outer_loss: What is to become small: the loss on the whole "training" set (published), or
+            on the "validation" set.
+    """
+
+    headline: ClassVar[str] = "test_error"
+
+    kind: Literal["training"] = "training"
+    tuned: tuple[Literal["learning_rates", "momenta", "initial_scales"], ...] = (
+        "learning_rates",
+        "momenta",
+    )
+    granularity: Literal["array", "layer", "global"] = "array"
+    blocks: PositiveInt | Literal["steps"] = "steps"
+    outer_loss: Literal["training", "validation"] = "training"

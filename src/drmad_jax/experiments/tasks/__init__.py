@@ -3,10 +3,11 @@
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.tasks.base import Inputs, Task
 from drmad_jax.experiments.tasks.l2 import L2Task
+from drmad_jax.experiments.tasks.training import TrainingTask
 
 __all__ = ["Inputs", "Task", "make_task"]
 
-_TASKS = {"l2": L2Task.of}
+_TASKS = {"l2": L2Task.of, "training": TrainingTask.of}
 
 
 def make_task(config: Config) -> Task:
