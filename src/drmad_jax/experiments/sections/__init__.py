@@ -3,12 +3,13 @@
 Where a section comes in several kinds, the first one is meant if the key `kind` is left out.
 """
 
-from drmad_jax.experiments.sections.data import ImagesConfig
+from drmad_jax.experiments.sections.data import AlphabetsConfig, ImagesConfig
 from drmad_jax.experiments.sections.loop import InnerConfig, JudgeConfig, OuterConfig
 from drmad_jax.experiments.sections.models import MLPConfig
-from drmad_jax.experiments.sections.tasks import L2Config, TrainingConfig
+from drmad_jax.experiments.sections.tasks import L2Config, SharingConfig, TrainingConfig
 
 __all__ = [
+    "AlphabetsConfig",
     "DataConfig",
     "ImagesConfig",
     "InnerConfig",
@@ -17,11 +18,12 @@ __all__ = [
     "MLPConfig",
     "ModelConfig",
     "OuterConfig",
+    "SharingConfig",
     "TaskConfig",
     "TrainingConfig",
 ]
 
 # Unions once there are several kinds.
-DataConfig = ImagesConfig
+DataConfig = ImagesConfig | AlphabetsConfig
 ModelConfig = MLPConfig
-TaskConfig = L2Config | TrainingConfig
+TaskConfig = L2Config | TrainingConfig | SharingConfig

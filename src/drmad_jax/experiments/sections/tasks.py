@@ -56,3 +56,22 @@ class TrainingConfig:
     granularity: Literal["array", "layer", "global"] = "array"
     blocks: PositiveInt | Literal["steps"] = "steps"
     outer_loss: Literal["training", "validation"] = "training"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharingConfig:
+    """Section `[task]`: learn how much alphabets share of their networks' weights.
+
+    Attributes:
+        headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        kind: "sharing".
+        initial_sharing: Where the sharing starts, 0 for networks on their own, 1 for one network:
+            a number for all layers, or one for each; published: 0.5.
+        log_l2: Natural log of the penalty on the weights before they are mixed; published: -4.
+    """
+
+    headline: ClassVar[str] = "test_loss"
+
+    kind: Literal["sharing"] = "sharing"
+    initial_sharing: float | tuple[float, ...] = 0.5
+    log_l2: float = -4.0

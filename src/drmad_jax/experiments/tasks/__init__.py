@@ -3,11 +3,12 @@
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.tasks.base import Inputs, Task
 from drmad_jax.experiments.tasks.l2 import L2Task
+from drmad_jax.experiments.tasks.sharing import SharingTask
 from drmad_jax.experiments.tasks.training import TrainingTask
 
 __all__ = ["Inputs", "Task", "make_task"]
 
-_TASKS = {"l2": L2Task.of, "training": TrainingTask.of}
+_TASKS = {"l2": L2Task.of, "training": TrainingTask.of, "sharing": SharingTask.of}
 
 
 def make_task(config: Config) -> Task:
