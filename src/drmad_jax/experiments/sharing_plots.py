@@ -28,7 +28,7 @@ def correlations(matrices: Mapping[str, Float[np.ndarray, "a a"]], names: Sequen
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     lowest = min(0.0, *(values.min() for values in shown.values()))
     for axes, (layer, values) in zip(panels, shown.items(), strict=True):
-        drawn = axes.imshow(values, cmap=COLOR_MAP, vmin=lowest, vmax=1, interpolation="nearest")
+        axes.imshow(values, cmap=COLOR_MAP, vmin=lowest, vmax=1, interpolation="nearest")
         axes.set_title(layer, fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -36,7 +36,12 @@ def correlations(matrices: Mapping[str, Float[np.ndarray, "a a"]], names: Sequen
     panels[0].set_yticks(range(len(names)), [_short(name) for name in names], fontsize=5)
     panels[0].tick_params(left=False, pad=1)
     figure.colorbar(
-        drawn, ax=panels, label="correlation", orientation="horizontal", aspect=30, pad=0.03
+        panels[0].images[0],
+        ax=panels,
+        label="correlation",
+        orientation="horizontal",
+        aspect=30,
+        pad=0.03,
     )
     return figure
 

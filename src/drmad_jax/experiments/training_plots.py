@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Float, PyTree
@@ -44,7 +45,7 @@ def figures(
             made[name] = scales(_named(tree), _named(start[name]))
             continue
         constrain = rules[name].constrain
-        values = {key: np.asarray(constrain(x)) for key, x in _named(tree).items()}
+        values = {key: np.asarray(constrain(jnp.asarray(x))) for key, x in _named(tree).items()}
         begin = float(constrain(jax.tree.leaves(start[name])[0][0]))
         made[name] = schedules(values, begin, num_steps=num_steps, label=_LABELS[name])
     return made
@@ -72,12 +73,12 @@ def schedules(
     kinds = [kind for kind in _TITLES if any(_kind(name) == kind for name in values)]
     figure = Figure(figsize=(COLUMN_WIDTH, 0.55 + 1.45 * len(kinds)), layout="constrained")
     panels = figure.subplots(len(kinds), sharex=True, squeeze=False)[:, 0]
-    steps = np.arange(num_steps)
+    steps = jnp.arange(num_steps)
     for axes, kind in zip(panels, kinds, strict=True):
         shown = {name: rates for name, rates in values.items() if _kind(name) == kind}
         for number, (name, rates) in enumerate(shown.items()):
             color = _LAYERS(_LIGHTEST * number / max(len(shown) - 1, 1))
-            each_step = jax.vmap(dj.per_block(rates, num_steps))(steps)
+            each_step = jax.vmap(dj.per_block(jnp.asarray(rates), num_steps))(steps)
             axes.plot(steps, each_step, color=color, label=name.partition("/")[0])
         axes.axhline(start, color=GREY, linestyle="--", linewidth=0.8)
         axes.set_ylim(bottom=0)

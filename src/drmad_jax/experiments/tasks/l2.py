@@ -78,7 +78,7 @@ class L2Task:
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         train, valid = hold_out(split_key, data.train, self.data.num_valid)
         log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, valid.images[:1], log_scale)
+        params = init_params(self._network, params_key, jnp.asarray(valid.images[:1]), log_scale)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
 

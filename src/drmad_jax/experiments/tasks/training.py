@@ -88,7 +88,7 @@ class TrainingTask:
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         train, valid = hold_out(split_key, data.train, self.data.num_valid)
         log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, valid.images[:1], log_scale)
+        params = init_params(self._network, params_key, jnp.asarray(valid.images[:1]), log_scale)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
         outer_batch = train if self.task.outer_loss == "training" else valid
         return Inputs(params, batches, outer_batch, key=run_key)
