@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, PyTree
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import drmad_jax as dj
 from drmad_jax.experiments.plots import BLUE, COLUMN_WIDTH, GREY, ORANGE
@@ -119,6 +120,9 @@ def scales(values: Mapping[str, np.ndarray], start: Mapping[str, np.ndarray]) ->
     axes.plot(before, rows, "o", color=ORANGE, markerfacecolor="white", label="start")
     axes.plot(after, rows, "o", color=BLUE, label="learned")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(rows, [name or "all weights" for name in values])
     axes.invert_yaxis()
     axes.set_xlabel("standard deviation of the initial weights")
