@@ -1,4 +1,4 @@
-"""Learns how much four tasks should have in common (after Maclaurin et al. 2015, section 3.5)."""
+"""Learns how much four tasks should have in common (after Maclaurin et al. 2015)."""
 
 # %% Four sets of digits, with few examples each: two upright, two turned by 90 degrees.
 import flax.linen as nn

@@ -76,7 +76,8 @@ class SharingTask:
 
     def load_data(self) -> AlphabetSplits:
         """Every drawing, less the mean image of those that are not for testing."""
-        alphabets = load_alphabets(self.data.alphabets, self.data.image_size)
+        loaded = load_alphabets(self.data.alphabets, self.data.image_size)
+        alphabets = [_shuffled(alphabet) for alphabet in loaded]
         if self.data.rotated:
             alphabets += [_rotated(alphabet) for alphabet in alphabets]
         num_train = self.data.num_train + self.data.num_valid
@@ -193,6 +194,17 @@ def _losses(
 ) -> Float[Array, "drawings alphabets characters"]:
     """Cross entropies: a character's class is its place in the alphabet."""
     return -jnp.diagonal(jax.nn.log_softmax(logits), axis1=-2, axis2=-1)
+
+
+def _shuffled(alphabet: Drawings) -> Drawings:
+    """The drawings of each character in a random order, always the same.
+
+    As published: the drawings to test on are by the same people as the others.
+    """
+    order = np.random.default_rng(0).random(alphabet.images.shape[:2]).argsort(axis=1)
+    return alphabet._replace(
+        images=np.take_along_axis(alphabet.images, order[..., None, None], axis=1)
+    )
 
 
 def _rotated(alphabet: Drawings) -> Drawings:
