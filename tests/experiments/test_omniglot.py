@@ -87,13 +87,13 @@ def test_refuses_other_data(small, tmp_path, monkeypatch):
 @needs_omniglot
 @pytest.mark.slow
 def test_braille_is_where_it_should_be():
-    """Dots are left over when five pixels are taken off; the neighbours' strokes are not."""
+    """Seven pixels fit into dots, and not into the strokes of the neighbours."""
     names = ("Blackfoot_(Canadian_Aboriginal_Syllabics)", "Braille", "Cyrillic")
     before, braille, after = (alphabet.images[:, :10] for alphabet in load_alphabets(names, 105))
 
     def solid(images):
-        windows = np.lib.stride_tricks.sliding_window_view(images, (5, 5), axis=(2, 3))
+        windows = np.lib.stride_tricks.sliding_window_view(images, (7, 7), axis=(2, 3))
         return windows.min(axis=(4, 5)).sum(axis=(1, 2, 3)) / images.sum(axis=(1, 2, 3))
 
-    assert solid(braille).min() > 0.1
-    assert solid(before[-1:]) < 0.05 and solid(after[:1]) < 0.05
+    assert solid(braille).min() > 0.05
+    assert solid(before[-1:]) < 0.01 and solid(after[:1]) < 0.01
