@@ -28,7 +28,7 @@ WRONG = [
     ("model.init_log_scale", float("inf"), r"model\.init_log_scale: expected a finite number"),
     ("model.activation", "tahn", r"model\.activation: .* did you mean 'tanh'\?"),
     ("data.dataset", "mnits", r"data\.dataset: expected one of 'digits', .* 'mnist'\?"),
-    ("task.kind", "l3", r"task\.kind: expected 'l2', got the string 'l3'"),
+    ("task.kind", "l3", r"task\.kind: expected one of 'l2', .*, got the string 'l3'"),
     ("inner.optimizer.name", "agd", r"inner\.optimizer\.name: unknown name 'agd'; did you mean"),
     ("inner.optimizer.name", "lbfgs", r"inner\.optimizer\.name: unknown name 'lbfgs'"),
     ("inner.optimizer.name", REMOVE, r"inner\.optimizer\.name: missing"),

@@ -138,7 +138,7 @@ def test_tables(root):
     assert column(fresh, "method")[:2] == ["drmad()", "truncated(num_reverse_steps=4)"]
     assert fresh[2][2:5] == ["1.00 ± 0.25", "**0.31 ± 0.27", "**−0.690 ± 0.025"]
     assert fresh[3][3] == "0.41 ± 0.27" and fresh[4][2:] == ["–"] * 6
-    assert less[0] == ["variant", "validation loss", "test error (%)"]
+    assert less[0] == ["variant", "outer loss", "test error (%)"]
     assert less[1] == ["late", "−0.1000 ± 0.0000", "−5.0000 ± 0.0000"]
     assert column(less, "variant") == ["late", "bad"]
     assert other[0][1] == "test loss, before"
@@ -168,7 +168,7 @@ def test_reason_of_a_stop_and_differences_are_told(root):
 def test_tables_for_pasting(root):
     pres = read([root]).pres
     markdown, latex = pres[0].splitlines(), pres[1].splitlines()
-    assert markdown[0].startswith("| variant | method | validation loss, before | after |")
+    assert markdown[0].startswith("| variant | method | outer loss, before | after |")
     assert markdown[1] == "| --- | --- |" + " ---: |" * 6
     assert r"| late | truncated(num\_reverse\_steps=4) | 1.00 ± 0.25 | **0.31 ± 0.27** |" in pres[0]
     assert len({row.count("|") - row.count(r"\|") for row in markdown}) == 1

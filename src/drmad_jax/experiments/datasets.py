@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -61,6 +62,8 @@ DATASETS = {
     "mnist": DatasetSpec((28, 28, 1), 10, num_train=60_000, num_test=10_000),
     "fashion_mnist": DatasetSpec((28, 28, 1), 10, num_train=60_000, num_test=10_000),
 }
+# Those that `prepare` knows; omniglot has a module of its own.
+PREPARABLE = (*DATASETS, "omniglot")
 
 
 def load_images(name: str, split: Split, num_examples: int) -> Images:
@@ -108,7 +111,7 @@ def prepare(name: str) -> Path | None:
     """Downloads a data set and prepares it to be read without TensorFlow.
 
     Args:
-        name: A key of `DATASETS`.
+        name: One of `PREPARABLE`.
 
     Returns:
         The folder it was prepared in; `None` if nothing had to be done.
@@ -116,9 +119,10 @@ def prepare(name: str) -> Path | None:
     Raises:
         DatasetError: If the name is unknown, or TensorFlow is missing.
     """
-    if name not in DATASETS:
-        raise DatasetError(f"unknown data set {name!r}; expected one of {', '.join(DATASETS)}")
-    if DATASETS[name].bundled or _prepared_folder(name) is not None:
+    if name not in PREPARABLE:
+        raise DatasetError(f"unknown data set {name!r}; expected one of {', '.join(PREPARABLE)}")
+    is_bundled = name in DATASETS and DATASETS[name].bundled
+    if is_bundled or _prepared_folder(name) is not None:
         return None
     # TFDS's writer needs both, and declares neither.
     for module in ("tensorflow", "importlib_resources"):
@@ -134,6 +138,22 @@ def prepare(name: str) -> Path | None:
     builder = tfds.builder(name, data_dir=data_dir(), file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_path)
+
+
+def open_source(name: str, split: Split) -> Sequence[Any]:
+    """The examples of a prepared data set, read without TensorFlow.
+
+    Args:
+        name: One of `PREPARABLE` that is not bundled.
+        split: "train" or "test".
+
+    Returns:
+        A sequence of examples, dictionaries of NumPy values that are decoded when asked for.
+
+    Raises:
+        DatasetError: If the data set has not been prepared.
+    """
+    return _open(name, _folder(name), split)
 
 
 def data_dir() -> Path:
@@ -160,18 +180,23 @@ def _load_digits(split: Split) -> tuple[np.ndarray, np.ndarray, float]:
 
 def _load(name: str, split: Split) -> tuple[np.ndarray, np.ndarray, float]:
     """Decoded images, from the cache where it has them."""
-    folder = _prepared_folder(name)
-    if folder is None:
-        raise DatasetError(
-            f"{name} is not prepared in {data_dir()}; run\n    drmad-jax prepare {name}\n"
-            "or set TFDS_DATA_DIR to the folder where it is"
-        )
+    folder = _folder(name)
     cached = cache_dir() / f"{name}-{folder.name}-{split}-{_fingerprint(folder)}.npz"
     arrays = _read_cache(cached)
     if arrays is None:
         arrays = _decode(name, folder, split)
         _write_cache(cached, *arrays)
     return *arrays, 255.0
+
+
+def _folder(name: str) -> Path:
+    folder = _prepared_folder(name)
+    if folder is None:
+        raise DatasetError(
+            f"{name} is not prepared in {data_dir()}; run\n    drmad-jax prepare {name}\n"
+            "or set TFDS_DATA_DIR to the folder where it is"
+        )
+    return folder
 
 
 def _prepared_folder(name: str) -> Path | None:
@@ -192,6 +217,13 @@ def _fingerprint(folder: Path) -> str:
 def _decode(
     name: str, folder: Path, split: Split
 ) -> tuple[UInt8[np.ndarray, "n h w c"], UInt8[np.ndarray, " n"]]:
+    source = _open(name, folder, split)
+    examples = [source[i] for i in range(len(source))]
+    images = np.stack([example["image"] for example in examples])
+    return images, np.array([example["label"] for example in examples], np.uint8)
+
+
+def _open(name: str, folder: Path, split: Split) -> Sequence[Any]:
     import tensorflow_datasets as tfds
 
     versioned = f"{name}:{folder.name}"
@@ -203,9 +235,7 @@ def _decode(
             f"    drmad-jax prepare {name}"
         ) from error
     # Annotated for iterators over several splits, too.
-    examples: list[Any] = [source[i] for i in range(len(source))]  # pyright: ignore
-    images = np.stack([example["image"] for example in examples])
-    return images, np.array([example["label"] for example in examples], np.uint8)
+    return source  # pyright: ignore[reportReturnType]
 
 
 def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

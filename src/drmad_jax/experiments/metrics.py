@@ -23,7 +23,7 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "outer_loss": Metric("validation loss"),
+    "outer_loss": Metric("outer loss"),
     "test_loss": Metric("test loss"),
     "test_error": Metric("test error (%)", 100),
     "retrained_error": Metric("test error, retrained (%)", 100),

@@ -86,7 +86,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], headline: str) -> Figure:
         label, factor, _ = metric(name)
         values = [np.nan if line[name] is None else factor * line[name] for line in metrics]
         axes.plot(steps, values, marker="o", color=color)
-        axes.set_ylabel("outer loss" if name == "outer_loss" else label)
+        axes.set_ylabel(label)
         axes.grid(axis="y", linewidth=0.3)
     lower.set_xlabel("outer step")
     lower.xaxis.get_major_locator().set_params(integer=True)

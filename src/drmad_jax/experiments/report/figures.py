@@ -44,7 +44,7 @@ def courses(runs: Sequence[Run]) -> Figure:
             for number, run in enumerate(runs):
                 _draw_course(axes, run, number, name, factor)
             axes.set_xlabel("outer step")
-            axes.set_ylabel("outer loss" if name == "outer_loss" else label)
+            axes.set_ylabel(label)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(axis="y", linewidth=0.3)
         handles = panels[0].get_legend_handles_labels()

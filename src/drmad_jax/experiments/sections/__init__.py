@@ -3,12 +3,19 @@
 Where a section comes in several kinds, the first one is meant if the key `kind` is left out.
 """
 
-from drmad_jax.experiments.sections.data import ImagesConfig
+from drmad_jax.experiments.sections.data import AlphabetsConfig, ImagesConfig
 from drmad_jax.experiments.sections.loop import InnerConfig, JudgeConfig, OuterConfig
 from drmad_jax.experiments.sections.models import MLPConfig
-from drmad_jax.experiments.sections.tasks import HyperCleaningConfig, L2Config, LearnedDataConfig
+from drmad_jax.experiments.sections.tasks import (
+    HyperCleaningConfig,
+    L2Config,
+    LearnedDataConfig,
+    SharingConfig,
+    TrainingConfig,
+)
 
 __all__ = [
+    "AlphabetsConfig",
     "DataConfig",
     "HyperCleaningConfig",
     "ImagesConfig",
@@ -19,10 +26,11 @@ __all__ = [
     "MLPConfig",
     "ModelConfig",
     "OuterConfig",
+    "SharingConfig",
     "TaskConfig",
+    "TrainingConfig",
 ]
 
-# Unions once there are several kinds.
-DataConfig = ImagesConfig
+DataConfig = ImagesConfig | AlphabetsConfig
 ModelConfig = MLPConfig
-TaskConfig = L2Config | HyperCleaningConfig | LearnedDataConfig
+TaskConfig = L2Config | HyperCleaningConfig | LearnedDataConfig | TrainingConfig | SharingConfig

@@ -5,7 +5,8 @@ from typing import Literal
 
 from drmad_jax.experiments.datasets import DATASETS
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.schema import PositiveInt
+from drmad_jax.experiments.omniglot import ALPHABETS, IMAGE_SIZE, NUM_DRAWINGS
+from drmad_jax.experiments.schema import PositiveInt, suggest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,4 +54,59 @@ class ImagesConfig:
             raise ConfigError(
                 f"inner.batch_size: must not exceed the {left} training examples "
                 f"(data.num_train - data.num_valid), got {batch_size}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlphabetsConfig:
+    """Section `[data]`, alphabets of Omniglot, one classifier each.
+
+    Attributes:
+        kind: "alphabets".
+        alphabets: Names of alphabets of the background set.
+        rotated: Whether each alphabet comes a second time, turned by 90 degrees (published).
+        image_size: Pixels along each side, of 105.
+        num_train: Of the twenty drawings of each character, those to train on.
+        num_valid: Those held out for validation; with the former, drawn again at every outer step.
+        num_test: Those to test on, always the same.
+    """
+
+    kind: Literal["alphabets"] = "alphabets"
+    alphabets: tuple[str, ...]
+    rotated: bool = True
+    image_size: PositiveInt = 28
+    num_train: PositiveInt
+    num_valid: PositiveInt
+    num_test: PositiveInt
+
+    def check(self, batch_size: int) -> None:
+        """Checks the names, and the sizes against each other and against the data set.
+
+        Args:
+            batch_size: Drawings of each character per minibatch.
+
+        Raises:
+            ConfigError: If a name is unknown, or there are fewer drawings than asked for.
+        """
+        for name in self.alphabets:
+            if name not in ALPHABETS:
+                raise ConfigError(
+                    f"data.alphabets: unknown alphabet {name!r}; {suggest(name, ALPHABETS)}"
+                )
+        if not self.alphabets or len(set(self.alphabets)) < len(self.alphabets):
+            raise ConfigError(
+                f"data.alphabets: expected different names, got {list(self.alphabets)}"
+            )
+        if self.image_size > IMAGE_SIZE:
+            raise ConfigError(f"data.image_size: expected at most 105, got {self.image_size}")
+        drawings = self.num_train + self.num_valid + self.num_test
+        if drawings > NUM_DRAWINGS:
+            raise ConfigError(
+                f"data.num_train, num_valid and num_test: there are {NUM_DRAWINGS} drawings of a "
+                f"character, got {drawings} in all"
+            )
+        if batch_size > self.num_train:
+            raise ConfigError(
+                f"inner.batch_size: must not exceed data.num_train = {self.num_train} drawings of "
+                f"each character, got {batch_size}"
             )

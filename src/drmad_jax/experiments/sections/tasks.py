@@ -77,3 +77,51 @@ class LearnedDataConfig:
     images_per_class: PositiveInt = 1
     start: Literal["blank", "means", "real"] = "blank"
     noise: Annotated[float, at_least(0)] = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Section `[task]`: learn how to train, starting from the rates of `[inner.optimizer]`.
+
+    Attributes:
+        headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        kind: "training".
+        tuned: What is learned of "learning_rates", "momenta" and "initial_scales" (standard
+            deviations of the initial weights); the rest stays where it starts.
+        granularity: What has values of its own: each "array" of weights (published: kernel and
+            bias of every layer), each "layer", or all weights together ("global").
+        blocks: Blocks of training steps with rates of their own: "steps" for a rate at every step
+            (published), 1 for constant rates.
+        outer_loss: What is to become small: the loss on the whole "training" set (published), or
+            on the "validation" set.
+    """
+
+    headline: ClassVar[str] = "test_error"
+
+    kind: Literal["training"] = "training"
+    tuned: tuple[Literal["learning_rates", "momenta", "initial_scales"], ...] = (
+        "learning_rates",
+        "momenta",
+    )
+    granularity: Literal["array", "layer", "global"] = "array"
+    blocks: PositiveInt | Literal["steps"] = "steps"
+    outer_loss: Literal["training", "validation"] = "training"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharingConfig:
+    """Section `[task]`: learn how much alphabets share of their networks' weights.
+
+    Attributes:
+        headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        kind: "sharing".
+        initial_sharing: Where the sharing starts, 0 for networks on their own, 1 for one network:
+            a number for all layers, or one for each; published: 0.5.
+        log_l2: Natural log of the penalty on the weights before they are mixed; published: -4.
+    """
+
+    headline: ClassVar[str] = "test_loss"
+
+    kind: Literal["sharing"] = "sharing"
+    initial_sharing: float | tuple[float, ...] = 0.5
+    log_l2: float = -4.0

@@ -5,6 +5,8 @@ from drmad_jax.experiments.tasks.base import Inputs, Task
 from drmad_jax.experiments.tasks.hyper_cleaning import HyperCleaningTask
 from drmad_jax.experiments.tasks.l2 import L2Task
 from drmad_jax.experiments.tasks.learned_data import LearnedDataTask
+from drmad_jax.experiments.tasks.sharing import SharingTask
+from drmad_jax.experiments.tasks.training import TrainingTask
 
 __all__ = ["Inputs", "Task", "make_task"]
 
@@ -12,6 +14,8 @@ _TASKS = {
     "l2": L2Task.of,
     "hyper_cleaning": HyperCleaningTask.of,
     "learned_data": LearnedDataTask.of,
+    "training": TrainingTask.of,
+    "sharing": SharingTask.of,
 }
 
 

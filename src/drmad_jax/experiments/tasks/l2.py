@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
@@ -17,6 +16,7 @@ from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_s
 from drmad_jax.experiments.models import MLP, init_params
 from drmad_jax.experiments.sections import ImagesConfig, L2Config, MLPConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
+from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ class L2Task(Task):
     @property
     def problem(self) -> dj.Problem:
         """Cross entropy plus penalty inside, cross entropy on held-out examples outside."""
-        loss = dj.composite_loss(self._predict, _cross_entropy, self._penalty)
+        loss = dj.composite_loss(self._predict, cross_entropy, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
     @property
@@ -76,14 +76,9 @@ class L2Task(Task):
     def sample(self, key: Array, data: ImageSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-        order = jax.random.permutation(split_key, self.data.num_train)
-        num_valid = self.data.num_valid
-        valid, train = (
-            jax.tree.map(lambda x, rows=rows: x[rows], data.train)
-            for rows in (order[:num_valid], order[num_valid:])
-        )
+        train, valid = hold_out(split_key, data.train, self.data.num_valid)
         log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, valid.images[:1], log_scale)
+        params = init_params(self._network, params_key, jnp.asarray(valid.images[:1]), log_scale)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
 
@@ -92,11 +87,7 @@ class L2Task(Task):
     ) -> dict[str, Float[Array, ""]]:
         """Mean cross entropy and share of wrong answers on the test examples."""
         logits = self._predict(state.params, hparams, data.test)
-        wrong = jnp.argmax(logits, axis=-1) != data.test.labels
-        return {
-            "test_loss": _cross_entropy(logits, hparams, data.test),
-            "test_error": jnp.mean(wrong, dtype=jnp.float32),
-        }
+        return scores(logits, data.test)
 
     def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
         """Penalties of the input layer as an image, and of every layer as histograms."""
@@ -163,12 +154,4 @@ class L2Task(Task):
         return sum((of_layer(name) for name in params), jnp.zeros(()))
 
     def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
-        return _cross_entropy(self._predict(params, hparams, batch), hparams, batch)
-
-
-def _cross_entropy(
-    logits: Float[Array, "n classes"], hparams: PyTree, batch: Images
-) -> Float[Array, ""]:
-    """Mean over the batch; the signature is that of a composite loss's criterion."""
-    del hparams
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+        return cross_entropy(self._predict(params, hparams, batch), hparams, batch)

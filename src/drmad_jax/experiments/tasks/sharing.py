@@ -1,0 +1,223 @@
+"""Learning how much alphabets share of their networks' weights (Maclaurin et al. 2015)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+import drmad_jax as dj
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.models import MLP, init_params
+from drmad_jax.experiments.omniglot import ALPHABETS, Drawings, load_alphabets
+from drmad_jax.experiments.sections import AlphabetsConfig, MLPConfig, SharingConfig
+from drmad_jax.experiments.tasks.base import Inputs, Task, section
+from drmad_jax.experiments.tasks.full_batch import inner_batches
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Drawings of every character of every alphabet; characters that an alphabet has not are blank.
+Batch = Float[Array, "drawings alphabets characters pixels"]
+
+
+class AlphabetSplits(NamedTuple):
+    """The drawings to train on and to tune by, and those to test on."""
+
+    train: Batch
+    test: Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class SharingTask(Task):
+    """Trains a network for each alphabet, with weights that are learned mixtures of each other's.
+
+    Training moves z; in layer l the network of alphabet a has the weights and biases
+    w_a = Σ_b S_l[a, b] z_b. The hyperparameters are a dictionary from layer to S, shape
+    (alphabets, alphabets). With correlation c, S = (1 − c) 1 + c/A, with A alphabets: at c = 0 each
+    network is on its own, at c = 1 all have the layer in common. The correlations of w_a and w_b
+    under independent z are those of S Sᵀ.
+    """
+
+    config: Config
+    task: SharingConfig
+    data: AlphabetsConfig
+    model: MLPConfig
+
+    @classmethod
+    def of(cls, config: Config) -> SharingTask:
+        """The task of a configuration with alphabets and a perceptron."""
+        task = section(config.task, SharingConfig, "task", config)
+        model = section(config.model, MLPConfig, "model", config)
+        num_layers = len(model.hidden) + 1
+        if isinstance(task.initial_sharing, tuple) and len(task.initial_sharing) != num_layers:
+            raise ConfigError(
+                f"task.initial_sharing: expected one number, or one for each of the {num_layers} "
+                f"layers (model.hidden and the output), got {list(task.initial_sharing)}"
+            )
+        return cls(config, task, section(config.data, AlphabetsConfig, "data", config), model)
+
+    @property
+    def problem(self) -> dj.Problem:
+        """The sum over alphabets and a penalty inside, the mean on held-out drawings outside."""
+        loss = dj.composite_loss(self._predict, self._total, self._penalty)
+        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
+
+    @property
+    def project(self) -> None:
+        """A mixture may have any weights."""
+        return None
+
+    def load_data(self) -> AlphabetSplits:
+        """Every drawing, less the mean image of those that are not for testing."""
+        loaded = load_alphabets(self.data.alphabets, self.data.image_size)
+        alphabets = [_shuffled(alphabet) for alphabet in loaded]
+        if self.data.rotated:
+            alphabets += [_rotated(alphabet) for alphabet in alphabets]
+        num_train = self.data.num_train + self.data.num_valid
+        drawings = _stack(alphabets)[: num_train + self.data.num_test]
+        mean = drawings[:num_train, self._present].mean(axis=(0, 1))
+        return jax.device_put(
+            AlphabetSplits(drawings[:num_train] - mean, drawings[num_train:] - mean)
+        )
+
+    def init_hparams(self) -> dict[str, Float[Array, "alphabets alphabets"]]:
+        """Every layer's matrix at its correlation."""
+        start, layers = self.task.initial_sharing, self._layers
+        start = start if isinstance(start, tuple) else (start,) * len(layers)
+        return {layer: self._matrix(c) for layer, c in zip(layers, start, strict=True)}
+
+    def sample(self, key: Array, data: AlphabetSplits) -> Inputs:
+        """For each character a new choice of drawings to hold out; new weights."""
+        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
+        draws = jax.random.uniform(split_key, data.train.shape[:-1])
+        order = jnp.argsort(draws, axis=0)[..., None]
+        shuffled = jnp.take_along_axis(data.train, order, axis=0)
+        train, valid = jnp.split(shuffled, [self.data.num_train])
+
+        def init(key):
+            return init_params(self._network, key, train[0, 0], self.model.init_log_scale)
+
+        params = jax.vmap(init)(jax.random.split(params_key, len(self._names)))
+        batches = inner_batches(train, self.config.inner.batch_size, batch_key)
+        return Inputs(params, batches, valid, key=run_key)
+
+    def evaluate(
+        self, state: dj.TrainState, hparams: PyTree, data: AlphabetSplits
+    ) -> dict[str, Float[Array, ""]]:
+        """Loss and share of wrong answers on the test drawings, means over alphabets."""
+        logits = self._predict(state.params, hparams, data.test)
+        wrong = jnp.argmax(logits, axis=-1) != jnp.arange(logits.shape[-1])
+        return {
+            "test_loss": self._by_alphabet(_losses(logits)).mean(),
+            "test_error": self._by_alphabet(wrong.astype(jnp.float32)).mean(),
+        }
+
+    def figures(self, hparams: PyTree, data: AlphabetSplits) -> dict[str, Figure]:
+        """The correlations of each layer's weights, and some characters of each alphabet."""
+        from drmad_jax.experiments import sharing_plots
+
+        size = self.data.image_size
+        images = np.asarray(data.train[0]).reshape(*data.train.shape[1:3], size, size)
+        return {
+            "sharing": sharing_plots.correlations(hparams, self._names),
+            "alphabets": sharing_plots.characters(images, self._names),
+        }
+
+    @property
+    def _names(self) -> list[str]:
+        names = list(self.data.alphabets)
+        return names + [f"{name} 90°" for name in names] if self.data.rotated else names
+
+    @property
+    def _present(self) -> Bool[np.ndarray, "alphabets characters"]:
+        """Which characters there are."""
+        sizes = [ALPHABETS[name] for name in self.data.alphabets] * (1 + self.data.rotated)
+        return np.arange(max(sizes)) < np.array(sizes)[:, None]
+
+    @property
+    def _network(self) -> MLP:
+        return MLP((*self.model.hidden, self._present.shape[1]), self.model.activation)
+
+    @property
+    def _layers(self) -> list[str]:
+        return [f"dense_{i}" for i in range(len(self.model.hidden) + 1)]
+
+    def _matrix(self, correlation: float) -> Float[Array, "alphabets alphabets"]:
+        count = len(self._names)
+        return (1 - correlation) * jnp.eye(count) + correlation / count
+
+    def _predict(
+        self, params: PyTree, hparams: PyTree, batch: Batch
+    ) -> Float[Array, "drawings alphabets characters classes"]:
+        weights = {
+            name: jax.tree.map(lambda z, name=name: jnp.tensordot(hparams[name], z, 1), layer)
+            for name, layer in params.items()
+        }
+
+        def classify(weights, images):
+            flat = images.reshape(-1, images.shape[-1])
+            logits = cast(Array, self._network.apply({"params": weights}, flat))
+            return logits.reshape(*images.shape[:-1], -1)
+
+        return jax.vmap(classify, in_axes=(0, 1), out_axes=1)(weights, batch)
+
+    def _total(self, logits: Array, hparams: PyTree, batch: Batch) -> Float[Array, ""]:
+        del hparams, batch
+        return self._by_alphabet(_losses(logits)).sum()
+
+    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Batch) -> Float[Array, ""]:
+        logits = self._predict(params, hparams, batch)
+        return self._total(logits, hparams, batch) / len(self._names)
+
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+        del hparams
+        squares = [jnp.sum(jnp.square(z)) for z in jax.tree.leaves(params)]
+        return math.exp(self.task.log_l2) * sum(squares, jnp.zeros(()))
+
+    def _by_alphabet(
+        self, values: Float[Array, "drawings alphabets characters"]
+    ) -> Float[Array, " alphabets"]:
+        """The mean over the examples of each alphabet."""
+        share = self._present / self._present.sum(axis=1, keepdims=True)
+        return jnp.sum(values.mean(axis=0) * share, axis=1)
+
+
+def _losses(
+    logits: Float[Array, "drawings alphabets characters classes"],
+) -> Float[Array, "drawings alphabets characters"]:
+    """Cross entropies: a character's class is its place in the alphabet."""
+    return -jnp.diagonal(jax.nn.log_softmax(logits), axis1=-2, axis2=-1)
+
+
+def _shuffled(alphabet: Drawings) -> Drawings:
+    """The drawings of each character in a random order, always the same.
+
+    As published: the drawings to test on are by the same people as the others.
+    """
+    order = np.random.default_rng(0).random(alphabet.images.shape[:2]).argsort(axis=1)
+    return alphabet._replace(
+        images=np.take_along_axis(alphabet.images, order[..., None, None], axis=1)
+    )
+
+
+def _rotated(alphabet: Drawings) -> Drawings:
+    return alphabet._replace(images=np.rot90(alphabet.images, axes=(2, 3)))
+
+
+def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets characters pixels"]:
+    """One array, with blank characters where an alphabet has fewer than another."""
+    most = max(len(alphabet.images) for alphabet in alphabets)
+
+    def padded(images: Any) -> np.ndarray:
+        flat = images.reshape(*images.shape[:2], -1)
+        return np.pad(flat, ((0, most - len(flat)), (0, 0), (0, 0)))
+
+    by_alphabet = np.stack([padded(alphabet.images) for alphabet in alphabets])
+    return np.moveaxis(by_alphabet, 2, 0)
