@@ -27,6 +27,8 @@ NAMES = (
     "schedules", "init_scales", "hyper_cleaning", "learned_data", "omniglot_sharing",
     "densenet_l2", "clouds", "augmentation",
 )  # fmt: skip
+# Figures of other variants than the base that the gallery shows: (variant, figure).
+FURTHER = {"schedules": [("drmad", "learning_rates")]}
 
 
 def run(name: str) -> list[Run]:
@@ -58,6 +60,9 @@ def keep_figures(name: str, found: list[Run]) -> None:
     for path in next(run for run in found if run.label == BASE).figures:
         if path.stem != "curves":
             shutil.copyfile(path, FIGURES / f"{name}-{path.name}")
+    for label, figure in FURTHER.get(name, []):
+        path = next(path for run in found for path in run.figures if (run.label, path.stem) == (label, figure))
+        shutil.copyfile(path, FIGURES / f"{name}-{label}-{figure}.png")
     (FIGURES / f"{name}-all_courses.png").write_bytes(figures.png(figures.courses(found)))
     judged = figures.judged(found)
     if judged is not None:
