@@ -1,9 +1,11 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drmad_jax.experiments.models import MLP, init_params
+from drmad_jax.experiments.convolution import by_patches
+from drmad_jax.experiments.models import MLP, ConvNet, init_params
 
 IMAGES = np.ones((2, 8, 8, 1), np.float32)
 
@@ -35,3 +37,36 @@ def test_output_is_the_formula(activation):
     expected = function(hidden) @ params["dense_1"]["kernel"] + params["dense_1"]["bias"]
     actual = model.apply({"params": params}, IMAGES)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (1, 3))])
+@pytest.mark.parametrize(("strides", "dilation"), [((1, 1), 1), ((2, 3), 1), ((1, 1), 2)])
+def test_convolution_by_patches(padding, strides, dilation):
+    images = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
+    options = {"strides": strides, "kernel_dilation": dilation, "padding": padding}
+    plain = nn.Conv(4, (3, 2), **options)
+    params = plain.init(jax.random.key(1), images)
+    fast = nn.Conv(4, (3, 2), **options, conv_general_dilated=by_patches)
+    np.testing.assert_allclose(
+        fast.apply(params, images), plain.apply(params, images), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_convolution_by_patches_refuses_groups():
+    layer = nn.Conv(4, (3, 3), feature_group_count=2, conv_general_dilated=by_patches)
+    with pytest.raises(ValueError, match="by_patches: neither transposed nor grouped"):
+        layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 2)))
+
+
+def test_convolutional_network_is_the_formula():
+    model = ConvNet((4,), 3, 10, "tanh")
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    params = model.init(jax.random.key(1), images)["params"]
+    assert {k: v["kernel"].shape for k, v in params.items()} == {
+        "conv_0": (3, 3, 1, 4),
+        "dense": (64, 10),
+    }
+    layer = nn.Conv(4, (3, 3), strides=(2, 2))
+    hidden = jnp.tanh(layer.apply({"params": params["conv_0"]}, images)).reshape(2, -1)
+    expected = hidden @ params["dense"]["kernel"] + params["dense"]["bias"]
+    np.testing.assert_allclose(model.apply({"params": params}, images), expected, rtol=1e-4)

@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
     prepare = commands.add_parser("prepare", help="download and prepare a data set")
-    prepare.add_argument("dataset", metavar="DATASET", help="mnist, fashion_mnist or omniglot")
+    prepare.add_argument(
+        "dataset", metavar="DATASET", help="mnist, fashion_mnist, cifar10 or omniglot"
+    )
     prepare.set_defaults(command=_prepare)
     methods = commands.add_parser("methods", help="print the table of methods")
     methods.add_argument("--full", action="store_true", help="every column")

@@ -61,6 +61,7 @@ DATASETS = {
     "digits": DatasetSpec((8, 8, 1), 10, num_train=1297, num_test=500, bundled=True),
     "mnist": DatasetSpec((28, 28, 1), 10, num_train=60_000, num_test=10_000),
     "fashion_mnist": DatasetSpec((28, 28, 1), 10, num_train=60_000, num_test=10_000),
+    "cifar10": DatasetSpec((32, 32, 3), 10, num_train=50_000, num_test=10_000),
 }
 # Those that `prepare` knows; omniglot has a module of its own.
 PREPARABLE = (*DATASETS, "omniglot")

@@ -30,6 +30,12 @@ METRICS = {
     "precision": Metric("precision (%)", 100, more_is_better=True),
     "recall": Metric("recall (%)", 100, more_is_better=True),
     "f1": Metric("F1 (%)", 100, more_is_better=True),
+    "mean_iou": Metric("mean IoU (%)", 100, more_is_better=True),
+    **{
+        f"{score}_{name}": Metric(f"{label}, {name} (%)", 100, more_is_better=True)
+        for score, label in (("iou", "IoU"), ("precision", "precision"), ("recall", "recall"))
+        for name in ("clear", "shadow", "cloud")
+    },
 }
 
 

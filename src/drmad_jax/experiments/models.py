@@ -7,8 +7,11 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
+
+from drmad_jax.experiments.convolution import by_patches
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 
@@ -35,10 +38,42 @@ class MLP(nn.Module):
         return outputs
 
 
+class ConvNet(nn.Module):
+    """Strided convolutions `conv_0`, `conv_1`, …, and a linear layer `dense`.
+
+    Attributes:
+        channels: Output channels of every convolution.
+        kernel_size: Side of the kernels.
+        num_classes: Number of classes.
+        activation: "tanh", "relu", "gelu" or "silu", after each convolution.
+    """
+
+    channels: Sequence[int]
+    kernel_size: int
+    num_classes: int
+    activation: str = "silu"
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+        """The logits of a batch of images; each convolution halves their sides."""
+        outputs = images
+        for index, width in enumerate(self.channels):
+            size = (self.kernel_size, self.kernel_size)
+            convolve = nn.Conv(
+                width,
+                size,
+                strides=(2, 2),
+                name=f"conv_{index}",
+                conv_general_dilated=by_patches,
+            )
+            outputs = _ACTIVATIONS[self.activation](convolve(outputs))
+        return nn.Dense(self.num_classes, name="dense")(outputs.reshape(len(outputs), -1))
+
+
 def init_params(
     model: nn.Module,
     key: Array,
-    images: Float[Array, "n *shape"],
+    images: Float[Array | np.ndarray, "n *shape"],
     log_scale: float | Literal["lecun"],
 ) -> PyTree:
     """Initial weights of a model without state.

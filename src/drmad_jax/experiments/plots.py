@@ -173,6 +173,55 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
     return figure
 
 
+def changes(start: float, values: Mapping[str, float], *, label: str) -> Figure:
+    """Where single values came to from where all of them started.
+
+    Args:
+        start: Where all of them started.
+        values: Learned values by name.
+        label: What they are, for the axis.
+
+    Returns:
+        A figure with one line for each value.
+    """
+    height = max(0.6 + 0.22 * len(values), 1.2)
+    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    rows = range(len(values))
+    axes.hlines(rows, start, list(values.values()), color=BLUE)
+    axes.plot(list(values.values()), rows, "o", color=BLUE)
+    axes.axvline(start, color=ORANGE, linestyle="--", linewidth=1)
+    axes.set_yticks(rows, list(values))
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.set_xlabel(f"{label} (dashed: start)")
+    return figure
+
+
+def image_rows(rows: Mapping[str, Float[np.ndarray, "n h w c"]]) -> Figure:
+    """Rows of small images, one above the other for comparison.
+
+    Args:
+        rows: Intensities from 0 to 1 by the row's name, the same number of images in each, with one
+            channel (drawn in grey) or three.
+
+    Returns:
+        A figure.
+    """
+    count = len(next(iter(rows.values())))
+    size = COLUMN_WIDTH / count
+    figure = Figure(figsize=(COLUMN_WIDTH, len(rows) * (size + 0.18)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # pyright: ignore
+    panels = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, images) in zip(panels, rows.items(), strict=True):
+        line[0].set_title(name, loc="left", fontsize=8, pad=2)
+        for axes, shown in zip(line, images, strict=True):
+            axes.imshow(
+                shown.squeeze(-1) if shown.shape[-1] == 1 else shown, "gray", vmin=0, vmax=1
+            )
+            axes.set_axis_off()
+    return figure
+
+
 def save(figure: Figure, folder: Path, name: str) -> Path:
     """Writes a figure as a PNG file.
 

@@ -2,9 +2,9 @@
 
 A field's annotation is its schema: `int`, `float`, `str`, `bool`, `Literal[...]`, `tuple[X, ...]`,
 unions of these, nested dataclasses, unions of dataclasses told apart by their `kind` (the first
-one where it is left out), and `Annotated[X, bound]` with a bound from `above` or `at_least`. A
-dataclass with the class method `from_table(table, path)` reads its own table, and with the method
-`to_table()` writes it.
+one where it is left out), and `Annotated[X, bound]` with a bound from `above`, `below` or
+`at_least`. A dataclass with the class method `from_table(table, path)` reads its own table, and
+with the method `to_table()` writes it.
 """
 
 import dataclasses
@@ -40,6 +40,16 @@ def at_least(limit: float) -> Bound:
     def check(value: Any, path: str) -> None:
         if not value >= limit:
             raise ConfigError(f"{path}: expected at least {limit}, got {value!r}")
+
+    return check
+
+
+def below(limit: float) -> Bound:
+    """A bound for `Annotated`: the value must be less than `limit`."""
+
+    def check(value: Any, path: str) -> None:
+        if not value < limit:
+            raise ConfigError(f"{path}: expected a value below {limit}, got {value!r}")
 
     return check
 

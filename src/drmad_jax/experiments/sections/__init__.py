@@ -3,9 +3,9 @@
 Where a section comes in several kinds, the first one is meant if the key `kind` is left out.
 """
 
-from drmad_jax.experiments.sections.data import AlphabetsConfig, ImagesConfig
+from drmad_jax.experiments.sections.data import AlphabetsConfig, CloudsConfig, ImagesConfig
 from drmad_jax.experiments.sections.loop import InnerConfig, JudgeConfig, OuterConfig
-from drmad_jax.experiments.sections.models import MLPConfig
+from drmad_jax.experiments.sections.models import ConvConfig, MLPConfig, PyramidConfig
 from drmad_jax.experiments.sections.tasks import (
     HyperCleaningConfig,
     L2Config,
@@ -13,9 +13,14 @@ from drmad_jax.experiments.sections.tasks import (
     SharingConfig,
     TrainingConfig,
 )
+from drmad_jax.experiments.sections.vision import AugmentationConfig, CloudsTaskConfig
 
 __all__ = [
     "AlphabetsConfig",
+    "AugmentationConfig",
+    "CloudsConfig",
+    "CloudsTaskConfig",
+    "ConvConfig",
     "DataConfig",
     "HyperCleaningConfig",
     "ImagesConfig",
@@ -26,11 +31,20 @@ __all__ = [
     "MLPConfig",
     "ModelConfig",
     "OuterConfig",
+    "PyramidConfig",
     "SharingConfig",
     "TaskConfig",
     "TrainingConfig",
 ]
 
-DataConfig = ImagesConfig | AlphabetsConfig
-ModelConfig = MLPConfig
-TaskConfig = L2Config | HyperCleaningConfig | LearnedDataConfig | TrainingConfig | SharingConfig
+DataConfig = ImagesConfig | AlphabetsConfig | CloudsConfig
+ModelConfig = MLPConfig | ConvConfig | PyramidConfig
+TaskConfig = (
+    L2Config
+    | HyperCleaningConfig
+    | LearnedDataConfig
+    | TrainingConfig
+    | SharingConfig
+    | AugmentationConfig
+    | CloudsTaskConfig
+)

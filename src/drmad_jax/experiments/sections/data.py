@@ -15,8 +15,8 @@ class ImagesConfig:
 
     Attributes:
         kind: "images".
-        dataset: "digits" (comes with scikit-learn), "mnist" or "fashion_mnist" (`drmad-jax
-            prepare`).
+        dataset: "digits" (comes with scikit-learn), "mnist", "fashion_mnist" or "cifar10"
+            (`drmad-jax prepare`).
         num_train: Examples from which training and validation sets are drawn again at every outer
             step: the first ones of the training split.
         num_valid: How many of those are held out for validation.
@@ -24,7 +24,7 @@ class ImagesConfig:
     """
 
     kind: Literal["images"] = "images"
-    dataset: Literal["digits", "mnist", "fashion_mnist"]
+    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10"]
     num_train: PositiveInt
     num_valid: PositiveInt
     num_test: PositiveInt
@@ -44,17 +44,7 @@ class ImagesConfig:
                 raise ConfigError(
                     f"data.{key}: {self.dataset} has {size} such examples, got {getattr(self, key)}"
                 )
-        left = self.num_train - self.num_valid
-        if left < 1:
-            raise ConfigError(
-                f"data.num_valid: must leave training examples out of data.num_train = "
-                f"{self.num_train}, got {self.num_valid}"
-            )
-        if batch_size > left:
-            raise ConfigError(
-                f"inner.batch_size: must not exceed the {left} training examples "
-                f"(data.num_train - data.num_valid), got {batch_size}"
-            )
+        _check_held_out(self.num_train, self.num_valid, batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,3 +100,53 @@ class AlphabetsConfig:
                 f"inner.batch_size: must not exceed data.num_train = {self.num_train} drawings of "
                 f"each character, got {batch_size}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloudsConfig:
+    """Section `[data]`, satellite images with clouds and their shadows, four bands.
+
+    Attributes:
+        kind: "clouds".
+        folder: A folder of GeoTIFF scenes of Gaofen-1's wide-field camera with their masks, such as
+            GF1_WHU (needs the extra `geotiff`); empty for made-up scenes.
+        patch_size: Pixels along each side of a patch, an even number.
+        num_train: Patches from which training and validation sets are drawn again at every outer
+            step.
+        num_valid: How many of those are held out for validation.
+        num_test: Patches of other scenes, never trained or tuned on.
+    """
+
+    kind: Literal["clouds"] = "clouds"
+    folder: str = ""
+    patch_size: PositiveInt = 32
+    num_train: PositiveInt
+    num_valid: PositiveInt
+    num_test: PositiveInt
+
+    def check(self, batch_size: int) -> None:
+        """Checks the sizes against each other.
+
+        Args:
+            batch_size: Patches per minibatch of the training set.
+
+        Raises:
+            ConfigError: If there are fewer patches than asked for, or their sides are odd.
+        """
+        if self.patch_size % 2:
+            raise ConfigError(f"data.patch_size: expected an even number, got {self.patch_size}")
+        _check_held_out(self.num_train, self.num_valid, batch_size)
+
+
+def _check_held_out(num_train: int, num_valid: int, batch_size: int) -> None:
+    left = num_train - num_valid
+    if left < 1:
+        raise ConfigError(
+            f"data.num_valid: must leave training examples out of data.num_train = "
+            f"{num_train}, got {num_valid}"
+        )
+    if batch_size > left:
+        raise ConfigError(
+            f"inner.batch_size: must not exceed the {left} training examples "
+            f"(data.num_train - data.num_valid), got {batch_size}"
+        )

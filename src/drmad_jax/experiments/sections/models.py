@@ -22,3 +22,35 @@ class MLPConfig:
     hidden: tuple[PositiveInt, ...] = (50, 50, 50)
     activation: Literal["tanh", "relu", "gelu", "silu"] = "tanh"
     init_log_scale: float | Literal["lecun"] = -3.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvConfig:
+    """Section `[model]`, a small convolutional network.
+
+    Attributes:
+        kind: "conv".
+        channels: Output channels of each convolution; each halves the sides of the image.
+        kernel_size: Side of the kernels.
+        activation: Name of the activation after each convolution.
+    """
+
+    kind: Literal["conv"] = "conv"
+    channels: tuple[PositiveInt, ...] = (8, 16)
+    kernel_size: PositiveInt = 3
+    activation: Literal["tanh", "relu", "gelu", "silu"] = "silu"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PyramidConfig:
+    """Section `[model]`, a convolutional network that labels pixels, with several scales.
+
+    Attributes:
+        kind: "pyramid".
+        width: Channels of every convolution.
+        dilations: Steps of the convolutions side by side.
+    """
+
+    kind: Literal["pyramid"] = "pyramid"
+    width: PositiveInt = 8
+    dilations: tuple[PositiveInt, ...] = (1, 2, 4)

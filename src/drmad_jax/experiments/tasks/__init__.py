@@ -1,7 +1,9 @@
 """Tasks: what is trained, what is tuned, and how it is judged; one module each."""
 
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.tasks.augmentation import AugmentationTask
 from drmad_jax.experiments.tasks.base import Inputs, Task
+from drmad_jax.experiments.tasks.clouds import CloudsTask
 from drmad_jax.experiments.tasks.hyper_cleaning import HyperCleaningTask
 from drmad_jax.experiments.tasks.l2 import L2Task
 from drmad_jax.experiments.tasks.learned_data import LearnedDataTask
@@ -16,6 +18,8 @@ _TASKS = {
     "learned_data": LearnedDataTask.of,
     "training": TrainingTask.of,
     "sharing": SharingTask.of,
+    "augmentation": AugmentationTask.of,
+    "clouds": CloudsTask.of,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from jaxtyping import Array, Float, PyTree
@@ -78,6 +78,24 @@ class Task(Protocol):
     def figures(self, hparams: PyTree, data: PyTree) -> dict[str, Figure]:
         """Figures of learned hyperparameters (NumPy arrays), by file name without suffix."""
         ...
+
+
+def check_tuned(tuned: Sequence[str]) -> None:
+    """Checks a list of what is learned, the key `tuned` of a section `[task]`.
+
+    Args:
+        tuned: Names.
+
+    Raises:
+        ConfigError: If it is empty, or has a name twice.
+    """
+    if not tuned:
+        raise ConfigError(
+            "task.tuned: expected at least one name; for no tuning set outer.num_steps = 0"
+        )
+    for index, name in enumerate(tuned):
+        if name in tuned[:index]:
+            raise ConfigError(f"task.tuned: {name!r} is there twice")
 
 
 def section(found: object, kind: type[S], key: str, config: Config) -> S:

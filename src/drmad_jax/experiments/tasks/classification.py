@@ -1,5 +1,7 @@
 """What tasks on labelled images share: a drawn validation set, the loss, and the judging."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,19 +9,21 @@ from jaxtyping import Array, Float, PyTree
 
 from drmad_jax.experiments.datasets import Images
 
+T = TypeVar("T")
 
-def hold_out(key: Array, examples: Images, num_valid: int) -> tuple[Images, Images]:
+
+def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:
     """Draws a validation set.
 
     Args:
         key: Key of the draw.
-        examples: All examples.
+        examples: All examples, arrays with the same leading axis.
         num_valid: How many are held out.
 
     Returns:
         The training set and the validation set.
     """
-    order = jax.random.permutation(key, examples.labels.shape[0])
+    order = jax.random.permutation(key, jax.tree.leaves(examples)[0].shape[0])
     take = lambda rows: jax.tree.map(lambda x: x[rows], examples)
     return take(order[num_valid:]), take(order[:num_valid])
 

@@ -1,0 +1,151 @@
+"""Learning how strongly to augment training images and to smooth their labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+import drmad_jax as dj
+from drmad_jax.experiments.augmentations import augment
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
+from drmad_jax.experiments.models import ConvNet
+from drmad_jax.experiments.sections import AugmentationConfig, ConvConfig, ImagesConfig
+from drmad_jax.experiments.tasks.base import Inputs, check_tuned, section
+from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Strengths lie between 0 and 1, tuning moves their logits.
+STRENGTH = dj.transforms.sigmoid()
+_NUM_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationTask:
+    """Trains a convolutional network on augmented images, judged by plain validation images.
+
+    The hyperparameters are a dictionary from the name of each learned strength to its logit.
+    """
+
+    config: Config
+    task: AugmentationConfig
+    data: ImagesConfig
+    model: ConvConfig
+
+    @classmethod
+    def of(cls, config: Config) -> AugmentationTask:
+        """The task of a configuration with images and a convolutional network."""
+        task = section(config.task, AugmentationConfig, "task", config)
+        check_tuned(task.tuned)
+        return cls(
+            config,
+            task,
+            section(config.data, ImagesConfig, "data", config),
+            section(config.model, ConvConfig, "model", config),
+        )
+
+    @property
+    def problem(self) -> dj.Problem:
+        """Cross entropy of changed images and labels inside, of held-out examples outside."""
+        loss = dj.composite_loss(self._predict_augmented, smoothed_cross_entropy)
+        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
+
+    @property
+    def project(self) -> None:
+        """Logits may take any value."""
+        return None
+
+    def load_data(self) -> ImageSplits:
+        """The examples to draw from, and the test examples."""
+        splits = load_splits(
+            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
+        )
+        return jax.device_put(splits)
+
+    def init_hparams(self) -> dict[str, Array]:
+        """Every strength at `initial`."""
+        start = STRENGTH.unconstrain(jnp.float32(self.task.initial))
+        return dict.fromkeys(self.task.tuned, start)
+
+    def sample(self, key: Array, data: ImageSplits) -> Inputs:
+        """A new split into training and validation set, new weights, new minibatches."""
+        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
+        train, valid = hold_out(split_key, data.train, self.data.num_valid)
+        params = self._network.init(params_key, valid.images[:1])["params"]
+        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
+        return Inputs(params, batches, valid, key=run_key)
+
+    def evaluate(
+        self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
+    ) -> dict[str, Float[Array, ""]]:
+        """Mean cross entropy and share of wrong answers on the test examples, unchanged."""
+        del hparams
+        return scores(self._predict(state.params, data.test.images), data.test)
+
+    def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
+        """Every strength before and after tuning, and training images as the network sees them."""
+        from drmad_jax.experiments import plots
+
+        strengths = {name: float(STRENGTH.constrain(value)) for name, value in hparams.items()}
+        figures = {"strengths": plots.changes(self.task.initial, strengths, label="strength")}
+        if set(strengths) - {"smoothing"}:
+            images = data.train.images[:_NUM_SHOWN]
+            changed = augment(jax.random.key(self.config.seed), images, _augmentations(hparams))
+            rows = {"as they are": images, "augmented": changed}
+            figures["augmented_images"] = plots.image_rows(
+                {name: np.clip(row, 0, 1) for name, row in rows.items()}
+            )
+        return figures
+
+    @property
+    def _network(self) -> ConvNet:
+        num_classes = DATASETS[self.data.dataset].num_classes
+        model = self.model
+        return ConvNet(model.channels, model.kernel_size, num_classes, model.activation)
+
+    def _predict(
+        self, params: PyTree, images: Float[Array | np.ndarray, "n h w c"]
+    ) -> Float[Array, "n classes"]:
+        return cast(Array, self._network.apply({"params": params}, images))
+
+    def _predict_augmented(
+        self, params: PyTree, hparams: PyTree, batch: Images, *, key: Array
+    ) -> Float[Array, "n classes"]:
+        return self._predict(params, augment(key, batch.images, _augmentations(hparams)))
+
+    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
+        return cross_entropy(self._predict(params, batch.images), hparams, batch)
+
+
+def smoothed_cross_entropy(
+    logits: Float[Array, "n classes"], hparams: PyTree, batch: Images
+) -> Float[Array, ""]:
+    """Mean cross entropy against labels of which a share is spread over all classes.
+
+    Args:
+        logits: The model's outputs.
+        hparams: The logit of that share as `smoothing`; none is spread without it.
+        batch: The examples.
+
+    Returns:
+        A scalar.
+    """
+    plain = cross_entropy(logits, hparams, batch)
+    if "smoothing" not in hparams:
+        return plain
+    share = STRENGTH.constrain(hparams["smoothing"])
+    even = -jnp.mean(jax.nn.log_softmax(logits))
+    return (1 - share) * plain + share * even
+
+
+def _augmentations(hparams: PyTree) -> dict[str, Array]:
+    """The strengths of what changes images."""
+    strengths = dj.transforms.constrain(STRENGTH, hparams)
+    return {name: value for name, value in strengths.items() if name != "smoothing"}

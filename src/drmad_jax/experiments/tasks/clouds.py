@@ -1,0 +1,242 @@
+"""Learning how to train a network that finds clouds and their shadows in satellite images."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+import drmad_jax as dj
+from drmad_jax.experiments import clouds, geotiff, segmentation
+from drmad_jax.experiments.clouds import BANDS, CLASSES, Patches, PatchSplits
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.sections import CloudsConfig, CloudsTaskConfig, PyramidConfig
+from drmad_jax.experiments.tasks.base import Inputs, check_tuned, section
+from drmad_jax.experiments.tasks.classification import hold_out
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Strengths lie between 0 and 1, tuning moves their logits.
+STRENGTH = dj.transforms.sigmoid()
+_NUM_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class CloudsTask:
+    """Trains a network that labels pixels clear, shadow or cloud.
+
+    The hyperparameters are a dictionary of what is tuned: `penalties`, a log L2 penalty by layer;
+    `class_weights`, logs of shape (3,); `augmentation`, logits of `brightness` and `noise`, each of
+    shape (4,), one for each band.
+    """
+
+    config: Config
+    task: CloudsTaskConfig
+    data: CloudsConfig
+    model: PyramidConfig
+
+    @classmethod
+    def of(cls, config: Config) -> CloudsTask:
+        """The task of a configuration with satellite images and a pyramid network."""
+        task = section(config.task, CloudsTaskConfig, "task", config)
+        check_tuned(task.tuned)
+        return cls(
+            config,
+            task,
+            section(config.data, CloudsConfig, "data", config),
+            section(config.model, PyramidConfig, "model", config),
+        )
+
+    @property
+    def problem(self) -> dj.Problem:
+        """Weighted cross entropy plus penalty inside, the section's `outer_loss` outside."""
+        loss = dj.composite_loss(self._predict_augmented, _criterion, self._penalty)
+        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
+
+    @property
+    def project(self) -> None:
+        """Logs and logits may take any value."""
+        return None
+
+    def load_data(self) -> PatchSplits:
+        """The patches to draw from, and the test patches."""
+        sizes = {"num_train": self.data.num_train, "num_test": self.data.num_test}
+        if self.data.folder:
+            folder = Path(self.data.folder).expanduser()
+            splits = geotiff.load_splits(folder, self.data.patch_size, **sizes)
+        else:
+            splits = clouds.make_splits(self.data.patch_size, **sizes)
+        return jax.device_put(splits)
+
+    def init_hparams(self) -> dict[str, Any]:
+        """Every hyperparameter at the section's start."""
+        return {name: value for name, value in self._start().items() if name in self.task.tuned}
+
+    def sample(self, key: Array, data: PatchSplits) -> Inputs:
+        """A new split into training and validation set, new weights, new minibatches."""
+        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
+        train, valid = hold_out(split_key, data.train, self.data.num_valid)
+        variables = self._network.init(params_key, valid.images[:1], train=False)
+        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
+        return Inputs(variables["params"], batches, valid, variables["batch_stats"], run_key)
+
+    def evaluate(
+        self, state: dj.TrainState, hparams: PyTree, data: PatchSplits
+    ) -> dict[str, Float[Array, ""]]:
+        """Cross entropy, and for each class precision, recall and intersection over union."""
+        del hparams
+        logits = self._predict(state.params, state.model_state, data.test.images)
+        loss = segmentation.weighted_cross_entropy(logits, data.test.labels)
+        return {"test_loss": loss, **segmentation.scores(logits, data.test.labels, CLASSES)}
+
+    def figures(self, hparams: PyTree, data: PatchSplits) -> dict[str, Figure]:
+        """Test patches, truth and prediction before and after tuning, of one training run each."""
+        from drmad_jax.experiments import cloud_plots
+
+        sample, train = jax.jit(self.sample), self._train()
+        inputs = sample(jax.random.key(self.config.seed), data)
+        states = {"before": train(self.init_hparams(), inputs), "after": train(hparams, inputs)}
+        scored = {name: self.evaluate(state, hparams, data) for name, state in states.items()}
+        shown = cloud_plots.most_varied(np.asarray(data.test.labels), _NUM_SHOWN)
+        images = data.test.images[shown]
+        predicted = {
+            name: np.asarray(jnp.argmax(self._predict(s.params, s.model_state, images), -1))
+            for name, s in states.items()
+        }
+        truth = np.asarray(data.test.labels[shown])
+        return {
+            "predictions": cloud_plots.predictions(np.asarray(images), truth, predicted),
+            "iou": cloud_plots.bars(
+                {k: [v[f"iou_{c}"] for c in CLASSES] for k, v in scored.items()}
+            ),
+            "hyperparameters": cloud_plots.hyperparameters(
+                _readable(self.init_hparams()), _readable(hparams)
+            ),
+        }
+
+    @property
+    def _network(self) -> segmentation.PyramidNet:
+        return segmentation.PyramidNet(self.model.width, self.model.dilations, len(CLASSES))
+
+    def _start(self) -> dict[str, Any]:
+        """Where everything starts that could be tuned."""
+        shape = (1, self.data.patch_size, self.data.patch_size, len(BANDS))
+        init = lambda key: self._network.init(key, jnp.zeros(shape), train=False)
+        params = jax.eval_shape(init, jax.random.key(0))["params"]
+        strength = STRENGTH.unconstrain(jnp.full(len(BANDS), self.task.initial_strength))
+        return {
+            "penalties": dict.fromkeys(_kernels(params), jnp.float32(self.task.initial_log_l2)),
+            "class_weights": jnp.zeros(len(CLASSES)),
+            "augmentation": {"brightness": strength, "noise": strength},
+        }
+
+    def _train(self) -> Any:
+        """Training once, compiled: `(hparams, inputs) -> state`."""
+        train = dj.train(self.problem, num_steps=self.config.inner.num_steps, method=dj.implicit())
+        return jax.jit(
+            lambda hparams, inputs: train(
+                hparams,
+                inputs.params,
+                inputs.inner_batches,
+                model_state=inputs.model_state,
+                key=inputs.key,
+            )
+        )
+
+    def _predict(
+        self, params: PyTree, statistics: PyTree, images: Float[Array | np.ndarray, "n h w 4"]
+    ) -> Float[Array, "n h w 3"]:
+        variables = {"params": params, "batch_stats": statistics}
+        return self._network.apply(variables, images, train=False)  # pyright: ignore
+
+    def _predict_augmented(
+        self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree, key: Array
+    ) -> tuple[Float[Array, "n h w 3"], PyTree]:
+        images = batch.images
+        if "augmentation" in hparams:
+            images = change_bands(key, images, _strengths(hparams))
+        logits, updated = self._network.apply(
+            {"params": params, "batch_stats": model_state},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return logits, updated["batch_stats"]  # pyright: ignore
+
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+        start = dict.fromkeys(_kernels(params), self.task.initial_log_l2)
+        log_l2 = hparams.get("penalties", start)
+        squares = {name: jnp.sum(jnp.square(kernel)) for name, kernel in _kernels(params).items()}
+        return sum((jnp.exp(log_l2[k]) * squares[k] for k in squares), jnp.zeros(()))
+
+    def _outer_loss(
+        self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree
+    ) -> Float[Array, ""]:
+        del hparams
+        logits = self._predict(params, model_state, batch.images)
+        if self.task.outer_loss == "soft_iou":
+            return segmentation.soft_iou_loss(logits, batch.labels)
+        return segmentation.weighted_cross_entropy(logits, batch.labels)
+
+
+def change_bands(
+    key: Array,
+    images: Float[Array | np.ndarray, "n h w b"],
+    strengths: dict[str, Float[Array, " b"]],
+) -> Float[Array, "n h w b"]:
+    """Changes the brightness of every band of every image, and adds noise to every value.
+
+    Args:
+        key: Key of the draw, which does not depend on the strengths.
+        images: Reflectances.
+        strengths: `brightness`, the largest log of a band's factor, and `noise`, the standard
+            deviation in reflectance, one for each band.
+
+    Returns:
+        Images of the same shape.
+    """
+    images = jnp.asarray(images)
+    factor_key, noise_key = jax.random.split(key)
+    count, bands = images.shape[0], images.shape[-1]
+    draws = jax.random.uniform(factor_key, (count, 1, 1, bands), images.dtype, -1.0, 1.0)
+    noise = jax.random.normal(noise_key, images.shape, images.dtype)
+    return images * jnp.exp(strengths["brightness"] * draws) + strengths["noise"] * noise
+
+
+def _criterion(
+    logits: Float[Array, "n h w k"], hparams: PyTree, batch: Patches
+) -> Float[Array, ""]:
+    log_weights = hparams.get("class_weights")
+    return segmentation.weighted_cross_entropy(logits, batch.labels, log_weights)
+
+
+def _strengths(hparams: PyTree) -> dict[str, Array]:
+    return dj.transforms.constrain(STRENGTH, hparams["augmentation"])
+
+
+def _kernels(params: PyTree) -> dict[str, Any]:
+    return {name: layer["kernel"] for name, layer in params.items() if "kernel" in layer}
+
+
+def _readable(hparams: PyTree) -> dict[str, dict[str, float]]:
+    """Every single hyperparameter by its kind and name, as a number that readers know."""
+    found: dict[str, dict[str, float]] = {}
+    if "penalties" in hparams:
+        found["log L2 penalty"] = {k: float(v) for k, v in hparams["penalties"].items()}
+    if "class_weights" in hparams:
+        centred = np.asarray(hparams["class_weights"]) - np.mean(hparams["class_weights"])
+        found["log class weight"] = dict(zip(CLASSES, map(float, centred), strict=True))
+    if "augmentation" in hparams:
+        names = ("blue", "green", "red", "NIR")
+        found["augmentation"] = {
+            f"{kind}, {name}": float(value)
+            for kind, values in _strengths(hparams).items()
+            for name, value in zip(names, values, strict=True)
+        }
+    return found
