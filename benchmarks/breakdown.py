@@ -47,7 +47,7 @@ def programs(subject: Subject, problem: dj.Problem, batch_size: int, num_steps: 
     made = {
         **forward_parts(problem, batch_size, COUNT),
         **reverse_parts(problem, batch_size, COUNT),
-        **segment_parts(problem, batch_size, method.steps, num_steps),
+        **segment_parts(problem, batch_size, method.steps),
         TRAINING: whole(library_training(problem, num_steps)),
         RECORDED: whole(recorded),
         DEFAULT: whole(with_method(problem, num_steps, method)),

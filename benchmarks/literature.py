@@ -60,9 +60,9 @@ def keep_figures(name: str, found: list[Run]) -> None:
     for path in next(run for run in found if run.label == BASE).figures:
         if path.stem != "curves":
             shutil.copyfile(path, FIGURES / f"{name}-{path.name}")
+    every = {(run.label, path.stem): path for run in found for path in run.figures}
     for label, figure in FURTHER.get(name, []):
-        path = next(path for run in found for path in run.figures if (run.label, path.stem) == (label, figure))
-        shutil.copyfile(path, FIGURES / f"{name}-{label}-{figure}.png")
+        shutil.copyfile(every[label, figure], FIGURES / f"{name}-{label}-{figure}.png")
     (FIGURES / f"{name}-all_courses.png").write_bytes(figures.png(figures.courses(found)))
     judged = figures.judged(found)
     if judged is not None:

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 
 import drmad_jax as dj
 from drmad_jax import tree
+from drmad_jax.visits import Segments
 
 Part = Callable[[dict[str, Any], PyTree, Array], Any]
 SMALL = 1e-6
@@ -98,18 +99,15 @@ def reverse_parts(problem: dj.Problem, batch_size: int, count: int) -> dict[str,
     return made
 
 
-def segment_parts(
-    problem: dj.Problem, batch_size: int, segments: Any, num_steps: int
-) -> dict[str, Part]:
+def segment_parts(problem: dj.Problem, batch_size: int, segments: Segments) -> dict[str, Part]:
     """All curvature products of a way back by segments, and all batches that they take.
 
     Args:
         problem: The problem.
         batch_size: Examples of a batch.
         segments: The method's `steps`: segments, products in each, batches of each.
-        num_steps: Steps T, on which the number of batches depends.
     """
-    num_batches = segments.batches(num_steps)
+    num_batches = segments.num_batches
 
     def gathered(data, key, number):
         batches = dj.minibatches(data, batch_size, key)

@@ -43,7 +43,7 @@ SHARED, OWN, BY_DEVICE = "shared", "own", "own, by device"
 
 def runs(config: Any, task: Any) -> dict[str, Callable]:
     """Outer loss and hypergradient `(hparams, key, data)`, alone and for populations."""
-    num_steps, method = config.inner.num_steps, config.method.build()
+    method = config.method.build()
     compute = dj.hypergradient(task.problem, num_steps=num_steps, method=method)
 
     def on(hparams: PyTree, inputs: Any) -> tuple[Array, PyTree]:
@@ -101,13 +101,13 @@ def loops(single: Program, population: Program) -> dict[str, Callable]:
 def profile(config: Any, task: Any, data: PyTree) -> dict[str, dict[str, float]]:
     """Microseconds of each part of a step for one member, alone and in populations."""
     inputs, batch_size = task.sample(jax.random.key(0), data), config.inner.batch_size
-    num_steps, method = config.inner.num_steps, config.method.build()
+    method = config.method.build()
     # The whole reverse step is one of single steps, which the default does not take.
     reverse = reverse_parts(task.problem, batch_size, PROFILED)
     parts = {
         **forward_parts(task.problem, batch_size, PROFILED),
         "product, hessian": reverse["product, hessian"],
-        **segment_parts(task.problem, batch_size, method.steps, num_steps),
+        **segment_parts(task.problem, batch_size, method.steps),
     }
     given = {"hparams": task.init_hparams(), "params": inputs.params}
     alone = given, inputs.inner_batches.data, jax.random.key(1)
