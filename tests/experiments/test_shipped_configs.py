@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from drmad_jax.experiments import config as configs
+from drmad_jax.experiments.tasks import Task, make_task
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 VARIANTS = [
@@ -22,3 +23,9 @@ def test_shipped_configs_are_valid(path, variant):
         smoke = configs.load(path, variant=variant, smoke=True)
         assert smoke.name == f"{path.stem}-smoke"
         assert (smoke.outer.num_steps == 0) == (config.outer.num_steps == 0)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_tasks_of_shipped_configs_are_whole(path):
+    """A method that the protocol gained later comes with the base class."""
+    assert Task in type(make_task(configs.load(path))).__mro__

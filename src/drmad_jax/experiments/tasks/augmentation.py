@@ -16,7 +16,7 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
 from drmad_jax.experiments.models import ConvNet
 from drmad_jax.experiments.sections import AugmentationConfig, ConvConfig, ImagesConfig
-from drmad_jax.experiments.tasks.base import Inputs, check_tuned, section
+from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
 from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _NUM_SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentationTask:
+class AugmentationTask(Task):
     """Trains a convolutional network on augmented images, judged by plain validation images.
 
     The hyperparameters are a dictionary from the name of each learned strength to its logit.

@@ -16,7 +16,7 @@ from drmad_jax.experiments import clouds, geotiff, segmentation
 from drmad_jax.experiments.clouds import BANDS, CLASSES, Patches, PatchSplits
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.sections import CloudsConfig, CloudsTaskConfig, PyramidConfig
-from drmad_jax.experiments.tasks.base import Inputs, check_tuned, section
+from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
 from drmad_jax.experiments.tasks.classification import hold_out
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _NUM_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class CloudsTask:
+class CloudsTask(Task):
     """Trains a network that labels pixels clear, shadow or cloud.
 
     The hyperparameters are a dictionary of what is tuned: `penalties`, a log L2 penalty by layer;
