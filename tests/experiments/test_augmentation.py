@@ -42,6 +42,7 @@ def test_every_image_is_changed_in_its_own_way(name):
     assert np.abs(first - second).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_derivative_in_the_strength(name):
     weights = jax.random.normal(jax.random.key(2), IMAGES.shape)
@@ -100,6 +101,7 @@ def test_hypergradient_is_exact(tiny, images):
     assert all(value != 0 for value in grads["oracle"].values())
 
 
+@pytest.mark.slow
 def test_outer_loss_sees_plain_images(tiny, images):
     task = make(tiny, initial=0.9)
     params = task.sample(KEY, images).params

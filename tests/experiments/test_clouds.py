@@ -136,6 +136,7 @@ def test_what_is_not_tuned_keeps_its_start(tiny, inputs):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_outer_loss_takes_the_statistics_of_training(tiny, inputs):
     task = make(tiny)
     _, updated = jax.jit(task.problem.inner_loss)(

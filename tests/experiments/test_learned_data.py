@@ -58,6 +58,7 @@ def test_means_are_those_of_the_classes(tiny, data):
     np.testing.assert_allclose(images, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_real_images_are_of_their_class_and_drawn_anew(tiny, data):
     config = parse(tiny, start="real", images_per_class=2, batch_size=20, tuned=False)
     task = make_task(config)
@@ -80,6 +81,7 @@ def test_draws_every_example_of_a_class_where_all_are_asked_for():
     np.testing.assert_array_equal(np.sort(rows), [[1, 3, 5], [0, 2, 4]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["blank", "means"])
 def test_hypergradient_is_that_of_the_unrolled_loop(tiny, data, start):
     task = make_task(parse(tiny, start=start))

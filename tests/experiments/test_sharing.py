@@ -110,6 +110,7 @@ def hypergradient(task, method):
     return lambda hparams: compiled(hparams, *given)
 
 
+@pytest.mark.slow
 def test_hypergradient_is_the_slope_of_the_validation_loss(make):
     task = make(data={"alphabets": NAMES[:2]})
     compute, hparams = hypergradient(task, dj.checkpointed()), task.init_hparams()

@@ -87,6 +87,7 @@ def test_low_memory_hypergradients_are_exact(make, images, method):
         assert_close(found.grad[name], expected.grad[name], 1e-3)
 
 
+@pytest.mark.slow
 def test_shared_values_collect_the_hypergradients_of_those_that_share_them(make, images):
     each = make()
     grad = hypergradient(each, images, dj.stored())(each.init_hparams()).grad
@@ -98,6 +99,7 @@ def test_shared_values_collect_the_hypergradients_of_those_that_share_them(make,
         np.testing.assert_allclose(found[name], expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_hypergradient_of_a_scale_is_the_slope_of_the_loss(make, images):
     task = make(tuned=["initial_scales"], granularity="layer", outer_loss="validation")
     compute, hparams, step = hypergradient(task, images, dj.stored()), task.init_hparams(), 0.02

@@ -13,7 +13,7 @@ MASK_SUFFIX = "_ReferenceMask"
 # The values of GF1_WHU's masks (Li et al. 2017): 0 no value, 1 clear, 128 shadow, 255 cloud.
 _LABELS = {1: 0, 128: 1, 255: 2}
 _NUM_BANDS = 4
-# The camera counts in 10 bits.
+# Counts are taken for those of 10 bits.
 _WHITE = 1023.0
 
 
