@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import markdown, record_files
-from benchmarks.literature import NAMES, ROOT
+from benchmarks.literature import NAMES, PAGE
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.report import judged_tables, run_tables
 from drmad_jax.experiments.report.runs import Run
 from drmad_jax.experiments.report.tables import Table
 
-PAGE = ROOT / "docs" / "experiments.md"
 PREFIX = "experiment_"
 
 

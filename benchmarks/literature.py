@@ -7,7 +7,6 @@ record, which holds what a report needs of its runs, and its figures in docs/fig
 `python -m benchmarks.gallery` makes docs/experiments.md of them.
 """
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,16 @@ from drmad_jax.experiments import plots, schema
 from drmad_jax.experiments.report import figures, runs
 from drmad_jax.experiments.report.runs import Run
 from drmad_jax.experiments.run_all import load_all, run_all
-from drmad_jax.experiments.variants import BASE
 
 ROOT = Path(__file__).parents[1]
-CONFIGS, FIGURES = ROOT / "configs", ROOT / "docs" / "figures" / "experiments"
+CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "experiments.md"
+FIGURES = PAGE.parent / "figures" / "experiments"
 # Those of the gallery, in its order.
 NAMES = (
     "digits_l2", "mnist_l2", "mnist_l2_published", "mnist_l2_small", "mnist_l2_adam",
     "schedules", "init_scales", "hyper_cleaning", "learned_data", "omniglot_sharing",
     "densenet_l2", "clouds", "augmentation",
 )  # fmt: skip
-# Figures of other variants than the base that the gallery shows: (variant, figure).
-FURTHER = {"schedules": [("drmad", "learning_rates")]}
 
 
 def run(name: str) -> list[Run]:
@@ -53,20 +50,22 @@ def results(found: list[Run]) -> dict[str, Any]:
 
 
 def keep_figures(name: str, found: list[Run]) -> None:
-    """Copies what the base's hyperparameters look like, and draws all runs together."""
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    for old in FIGURES.glob(f"{name}-*.png"):
-        old.unlink()
-    for path in next(run for run in found if run.label == BASE).figures:
-        if path.stem != "curves":
-            shutil.copyfile(path, FIGURES / f"{name}-{path.name}")
-    every = {(run.label, path.stem): path for run in found for path in run.figures}
-    for label, figure in FURTHER.get(name, []):
-        shutil.copyfile(every[label, figure], FIGURES / f"{name}-{label}-{figure}.png")
-    (FIGURES / f"{name}-all_courses.png").write_bytes(figures.png(figures.courses(found)))
+    """Keeps those figures of the runs, and of all together, that the page shows."""
+    made = {
+        f"{name}-{run.label}-{path.name}": path.read_bytes()
+        for run in found
+        for path in run.figures
+    }
+    made[f"{name}-all-courses.png"] = figures.png(figures.courses(found))
     judged = figures.judged(found)
     if judged is not None:
-        (FIGURES / f"{name}-all_judged.png").write_bytes(figures.png(judged))
+        made[f"{name}-all-judged.png"] = figures.png(judged)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    page = PAGE.read_text()
+    for file, picture in made.items():
+        (FIGURES / file).unlink(missing_ok=True)
+        if f"/{file})" in page:
+            (FIGURES / file).write_bytes(picture)
 
 
 def _rounded(value: Any) -> Any:
