@@ -165,7 +165,7 @@ def standard_error(samples):
 
 @pytest.mark.parametrize(
     "estimate",
-    [forward_gradient, slow(evolution_strategies), slow(persistent_es)],
+    [slow(forward_gradient), slow(evolution_strategies), slow(persistent_es)],
     ids=lambda estimate: estimate.__name__,
 )
 def test_estimates_are_unbiased_on_every_leaf(exact, estimate):

@@ -62,6 +62,7 @@ def test_memory_of_drmad_does_not_depend_on_the_number_of_steps():
     assert long < 16 * 2**20
 
 
+@pytest.mark.slow
 def test_memory_of_storing_does():
     short, long = (temporary_bytes(steps, dj.stored()) for steps in (100, 1000))
     assert long > 5 * short

@@ -224,6 +224,7 @@ def test_measured_steps_at_the_cap_are_the_even_stride():
     assert relative_error(ours.grad, even.grad) < 0.05
 
 
+@pytest.mark.slow
 def test_fresh_batches_are_those_after_the_run():
     class Shifted(NamedTuple):
         """Batches whose second half repeats the first: fresh ones are the original ones."""

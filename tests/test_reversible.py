@@ -119,7 +119,13 @@ def test_the_last_steps_are_undone_alone_and_their_bits_kept_alone():
     assert np.all(np.isnan(problems.flat(end.params))), "one wrong bit at the end went unnoticed"
 
 
-@pytest.mark.parametrize("rates", sorted(RATES))
+@pytest.mark.parametrize(
+    "rates",
+    [
+        pytest.param(r, marks=() if r == "hyperparameters" else pytest.mark.slow)
+        for r in sorted(RATES)
+    ],
+)
 def test_equals_unrolled(rates):
     reference = compiled(dj.unrolled(), rates)(*arguments())
     out = compiled(reversible(), rates)(*arguments())
@@ -217,6 +223,7 @@ def test_memory_law():
         assert trace.blocks[1].buffer.words.shape[0] == 1 + np.ceil(3000 * 0.1521 / 16)
 
 
+@pytest.mark.slow
 def test_memory_is_far_below_storing():
     loss = lambda w, h, x: jnp.sum(jnp.sin(w @ x) ** 2) + h * jnp.sum(w**2)
     problem = dj.Problem(loss, loss, reversible_sgd(0.01, 0.9))

@@ -97,6 +97,7 @@ def test_response_of_linear_chains(name):
         np.testing.assert_allclose(leaf, to_params, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_response_of_clipping_scales_with_the_norm():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
     params = jnp.ones(400)
@@ -130,6 +131,7 @@ def test_entries_without_a_derivative_do_not_respond():
     assert bool(jnp.all(jnp.isfinite(response.to_gradient)))
 
 
+@pytest.mark.slow
 def test_operator_equals_single_products():
     problem, batch = problems.problem(), problems.batches()(0)
     params, hparams = problems.params(), problems.hparams()
@@ -141,6 +143,7 @@ def test_operator_equals_single_products():
         assert problems.relative_error(operator.mixed(vector), mixed) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("composite", [True, False])
 def test_averaged_loss_is_the_mean_over_batches(composite):
     loss = problems.loss if composite else lambda w, h, batch: problems.loss(w, h, batch)
@@ -215,7 +218,7 @@ SEGMENTS = dj.drmad(num_segments=2, num_products=3, batches_per_product=2)
 @pytest.mark.parametrize(
     "chain",
     [
-        pytest.param(name, marks=() if name in ("adam", "clipped") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "clipped" else pytest.mark.slow)
         for name in sorted(set(problems.CHAINS) - {"multi_steps"})
     ],
 )

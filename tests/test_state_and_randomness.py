@@ -130,7 +130,10 @@ def test_exact_methods_reproduce_state_and_randomness(name):
         assert relative_error(state(out), state(reference)) < 1e-12
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n == "linen" else pytest.mark.slow) for n in sorted(MODELS)],
+)
 def test_the_default_method_runs_and_moves_the_state(name):
     out = compute(name, dj.drmad())
     before = MODELS[name]()[1]

@@ -49,6 +49,7 @@ def test_the_last_steps_are_the_same_on_every_true_path(method):
     assert int(out.info.num_reverse_steps) == KEPT and out.initial_params_grad is None
 
 
+@pytest.mark.slow
 def test_the_method_keeps_its_path_and_curvature():
     """On the line, against the same reverse steps taken by hand."""
     problem, hparams, batches = problems.problem(), problems.hparams(), problems.batches()
@@ -81,6 +82,7 @@ def test_the_method_keeps_its_path_and_curvature():
     assert relative_error(compute(method, None).grad, by_hand()) < 1e-10
 
 
+@pytest.mark.slow
 def test_on_knots_it_sees_less_than_all_steps():
     knots = dj.drmad(knots=4)
     whole, last = compute(knots, None), compute(last_steps(method=knots), None)

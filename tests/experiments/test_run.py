@@ -183,6 +183,7 @@ def start_and_kill(config_file, folder, delay, lines):
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed_is_uninterrupted(finished, config, tmp_path):
     config_file = tmp_path / "config.toml"
     config_file.write_text(configs.to_toml(config))
