@@ -13,11 +13,16 @@ from jaxtyping import Array, Float, PyTree
 import drmad_jax as dj
 from drmad_jax.experiments.augmentations import augment
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
+from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits
 from drmad_jax.experiments.models import ConvNet
 from drmad_jax.experiments.sections import AugmentationConfig, ConvConfig, ImagesConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
+from drmad_jax.experiments.tasks.classification import (
+    cross_entropy,
+    hold_out,
+    load,
+    scores,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,17 +62,9 @@ class AugmentationTask(Task):
         loss = dj.composite_loss(self._predict_augmented, smoothed_cross_entropy)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    @property
-    def project(self) -> None:
-        """Logits may take any value."""
-        return None
-
     def load_data(self) -> ImageSplits:
         """The examples to draw from, and the test examples."""
-        splits = load_splits(
-            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
-        )
-        return jax.device_put(splits)
+        return load(self.data)
 
     def init_hparams(self) -> dict[str, Array]:
         """Every strength at `initial`."""

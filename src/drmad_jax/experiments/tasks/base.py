@@ -47,8 +47,8 @@ class Task(Protocol):
 
     @property
     def project(self) -> Callable[[PyTree], PyTree] | None:
-        """Takes hyperparameters back to where they are allowed, or `None`."""
-        ...
+        """Takes hyperparameters back to where they are allowed; `None` where all of them are."""
+        return None
 
     def load_data(self) -> PyTree:
         """The arrays that `sample` and `evaluate` get; the only method that reads files."""

@@ -1,4 +1,4 @@
-"""What tasks on labelled images share: a drawn validation set, the loss, and the judging."""
+"""What tasks on labelled images share: data, network, validation set, loss and judging."""
 
 from typing import TypeVar
 
@@ -7,9 +7,37 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax.experiments.datasets import Images
+from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
+from drmad_jax.experiments.models import MLP
+from drmad_jax.experiments.sections import ImagesConfig, MLPConfig
 
 T = TypeVar("T")
+
+
+def load(data: ImagesConfig) -> ImageSplits:
+    """The examples to draw from, and the test examples, on the device.
+
+    Args:
+        data: The section that names them.
+
+    Returns:
+        Both splits.
+    """
+    splits = load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
+    return jax.device_put(splits)
+
+
+def perceptron(model: MLPConfig, data: ImagesConfig) -> MLP:
+    """The network of section `[model]`, with an output for each class.
+
+    Args:
+        model: The section.
+        data: The section that names the data set.
+
+    Returns:
+        A flax module.
+    """
+    return MLP((*model.hidden, DATASETS[data.dataset].num_classes), model.activation)
 
 
 def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:

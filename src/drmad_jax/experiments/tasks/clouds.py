@@ -59,11 +59,6 @@ class CloudsTask(Task):
         loss = dj.composite_loss(self._predict_augmented, _criterion, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    @property
-    def project(self) -> None:
-        """Logs and logits may take any value."""
-        return None
-
     def load_data(self) -> PatchSplits:
         """The patches to draw from, and the test patches."""
         sizes = {"num_train": self.data.num_train, "num_test": self.data.num_test}

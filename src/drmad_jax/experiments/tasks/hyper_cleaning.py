@@ -14,13 +14,19 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, load_splits
+from drmad_jax.experiments.datasets import DATASETS, Images
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models import MLP, init_params
 from drmad_jax.experiments.projections import capped_simplex
 from drmad_jax.experiments.sections import HyperCleaningConfig, ImagesConfig, MLPConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
+from drmad_jax.experiments.tasks.classification import (
+    cross_entropy,
+    hold_out,
+    load,
+    perceptron,
+    scores,
+)
 from drmad_jax.experiments.tasks.full_batch import inner_batches
 
 if TYPE_CHECKING:
@@ -105,18 +111,16 @@ class HyperCleaningTask(Task):
 
     def load_data(self) -> CleaningData:
         """The one split of this seed, its first training labels replaced by other ones."""
-        splits = load_splits(
-            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
-        )
+        splits = load(self.data)
         key = jax.random.fold_in(jax.random.key(self.config.seed), _DATA)
         split_key, label_key = jax.random.split(key)
-        train, valid = hold_out(split_key, jax.device_put(splits.train), self.data.num_valid)
+        train, valid = hold_out(split_key, splits.train, self.data.num_valid)
         num_classes = DATASETS[self.data.dataset].num_classes
         shift = jax.random.randint(label_key, train.labels.shape, 1, num_classes)
         true = jnp.asarray(train.labels)
         given = jnp.where(self._corrupted(), (true + shift) % num_classes, true)
         weighted = Weighted(jnp.asarray(train.images), given, jnp.arange(self._num_train))
-        return CleaningData(weighted, true, valid, jax.device_put(splits.test))
+        return CleaningData(weighted, true, valid, splits.test)
 
     def init_hparams(self) -> dict[str, Array]:
         """The same weight for all examples, or for the clean ones alone."""
@@ -178,8 +182,7 @@ class HyperCleaningTask(Task):
 
     @property
     def _network(self) -> MLP:
-        num_classes = DATASETS[self.data.dataset].num_classes
-        return MLP((*self.model.hidden, num_classes), self.model.activation)
+        return perceptron(self.model, self.data)
 
     @property
     def _num_train(self) -> int:

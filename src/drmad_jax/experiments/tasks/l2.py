@@ -12,11 +12,17 @@ from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
+from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits
 from drmad_jax.experiments.models import MLP, init_params
 from drmad_jax.experiments.sections import ImagesConfig, L2Config, MLPConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
+from drmad_jax.experiments.tasks.classification import (
+    cross_entropy,
+    hold_out,
+    load,
+    perceptron,
+    scores,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,17 +61,9 @@ class L2Task(Task):
         loss = dj.composite_loss(self._predict, cross_entropy, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    @property
-    def project(self) -> None:
-        """Log penalties may take any value."""
-        return None
-
     def load_data(self) -> ImageSplits:
         """The examples to draw from, and the test examples."""
-        splits = load_splits(
-            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
-        )
-        return jax.device_put(splits)
+        return load(self.data)
 
     def init_hparams(self) -> dict[str, Array]:
         """Every penalty at `initial_log_l2`."""
@@ -108,8 +106,7 @@ class L2Task(Task):
 
     @property
     def _network(self) -> MLP:
-        num_classes = DATASETS[self.data.dataset].num_classes
-        return MLP((*self.model.hidden, num_classes), self.model.activation)
+        return perceptron(self.model, self.data)
 
     @property
     def _is_rescaled(self) -> bool:

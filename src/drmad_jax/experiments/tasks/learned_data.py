@@ -11,12 +11,18 @@ from jaxtyping import Array, Float, Int, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, load_splits
+from drmad_jax.experiments.datasets import DATASETS, Images
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models import MLP, init_params
 from drmad_jax.experiments.sections import ImagesConfig, LearnedDataConfig, MLPConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
+from drmad_jax.experiments.tasks.classification import (
+    cross_entropy,
+    hold_out,
+    load,
+    perceptron,
+    scores,
+)
 from drmad_jax.experiments.tasks.full_batch import inner_batches
 
 if TYPE_CHECKING:
@@ -99,17 +105,9 @@ class LearnedDataTask(Task):
         loss = dj.composite_loss(self._predict, cross_entropy)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    @property
-    def project(self) -> None:
-        """Pixels may take any value."""
-        return None
-
     def load_data(self) -> RealImages:
         """The images to draw from with the means of their classes, and the test images."""
-        splits = load_splits(
-            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
-        )
-        pool, test = jax.device_put(splits)
+        pool, test = load(self.data)
         is_class = jax.nn.one_hot(pool.labels, self._num_classes)
         sums = jnp.einsum("nc,nhwk->chwk", is_class, pool.images)
         return RealImages(pool, sums / is_class.sum(axis=0)[:, None, None, None], test)
@@ -162,7 +160,7 @@ class LearnedDataTask(Task):
 
     @property
     def _network(self) -> MLP:
-        return MLP((*self.model.hidden, self._num_classes), self.model.activation)
+        return perceptron(self.model, self.data)
 
     def _start(self, data: RealImages) -> Float[Array, "classes k h w c"]:
         """What is learned begins as a black image, or as the mean of its class."""

@@ -69,11 +69,6 @@ class SharingTask(Task):
         loss = dj.composite_loss(self._predict, self._total, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    @property
-    def project(self) -> None:
-        """A mixture may have any weights."""
-        return None
-
     def load_data(self) -> AlphabetSplits:
         """Every drawing, less the mean image of those that are not for testing."""
         loaded = load_alphabets(self.data.alphabets, self.data.image_size)

@@ -14,12 +14,18 @@ from jaxtyping import Array, Float, PyTree
 import drmad_jax as dj
 from drmad_jax import transforms
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
+from drmad_jax.experiments.datasets import Images, ImageSplits
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models import MLP, init_params
 from drmad_jax.experiments.sections import ImagesConfig, MLPConfig, TrainingConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, scores
+from drmad_jax.experiments.tasks.classification import (
+    cross_entropy,
+    hold_out,
+    load,
+    perceptron,
+    scores,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,17 +73,9 @@ class TrainingTask(Task):
         loss = dj.composite_loss(self._predict, cross_entropy)
         return dj.Problem(loss, self._outer_loss, self._optimizer, initial_params)
 
-    @property
-    def project(self) -> None:
-        """Logarithms and logits may take any value."""
-        return None
-
     def load_data(self) -> ImageSplits:
         """The examples to draw from, and the test examples."""
-        splits = load_splits(
-            self.data.dataset, num_train=self.data.num_train, num_test=self.data.num_test
-        )
-        return jax.device_put(splits)
+        return load(self.data)
 
     def init_hparams(self) -> dict[str, PyTree]:
         """All rates as in `inner.optimizer`, all scales as in `model.init_log_scale`."""
@@ -110,8 +108,7 @@ class TrainingTask(Task):
 
     @property
     def _network(self) -> MLP:
-        num_classes = DATASETS[self.data.dataset].num_classes
-        return MLP((*self.model.hidden, num_classes), self.model.activation)
+        return perceptron(self.model, self.data)
 
     def _start(self) -> dict[str, PyTree]:
         """Every hyperparameter that might be tuned, where it starts."""
