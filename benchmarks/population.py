@@ -44,7 +44,7 @@ SHARED, OWN, BY_DEVICE = "shared", "own", "own, by device"
 def runs(config: Any, task: Any) -> dict[str, Callable]:
     """Outer loss and hypergradient `(hparams, key, data)`, alone and for populations."""
     method = config.method.build()
-    compute = dj.hypergradient(task.problem, num_steps=num_steps, method=method)
+    compute = dj.hypergradient(task.problem, num_steps=config.inner.num_steps, method=method)
 
     def on(hparams: PyTree, inputs: Any) -> tuple[Array, PyTree]:
         out = compute(

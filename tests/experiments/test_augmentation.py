@@ -77,7 +77,7 @@ def test_hole_has_the_area_asked_for():
 
 def test_smoothed_loss_is_that_of_smoothed_labels(images):
     logits = jax.random.normal(KEY, (40, 10))
-    share = augmentation.STRENGTH.unconstrain(jnp.float32(0.3))
+    share = augmentation.STRENGTH_TRANSFORM.unconstrain(jnp.float32(0.3))
     found = augmentation.smoothed_cross_entropy(logits, {"smoothing": share}, images.test)
     labels = 0.7 * jax.nn.one_hot(images.test.labels, 10) + 0.03
     expected = -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=1))

@@ -14,7 +14,7 @@ needs_mnist = pytest.mark.skipif(
 )
 
 
-def check(images, name, size):
+def assert_examples(images, name, size):
     assert images.images.shape == (size, *DATASETS[name].image_shape)
     assert images.images.dtype == np.float32
     assert images.images.min() == 0 and images.images.max() == 1
@@ -47,8 +47,8 @@ def fake_mnist(tmp_path, monkeypatch, cache):
 
 def test_digits_need_nothing():
     splits = load_splits("digits", num_train=1297, num_test=500)
-    check(splits.train, "digits", 1297)
-    check(splits.test, "digits", 500)
+    assert_examples(splits.train, "digits", 1297)
+    assert_examples(splits.test, "digits", 500)
 
 
 def test_digits_splits_share_no_example():
@@ -71,7 +71,7 @@ def test_too_many_examples():
 @pytest.mark.slow
 def test_mnist(cache):
     first = load_images("mnist", "test", 1000)
-    check(first, "mnist", 1000)
+    assert_examples(first, "mnist", 1000)
     again = load_images("mnist", "test", 1000)
     np.testing.assert_array_equal(first.images, again.images)
     assert len(list(cache.glob("mnist-3.0.1-test-*.npz"))) == 1

@@ -37,6 +37,28 @@ def test_shapes_of_hyperparameters(tiny, granularity, shapes):
     assert all((value == np.float32(-4.4)).all() for value in hparams.values())
 
 
+@pytest.mark.parametrize(
+    ("granularity", "shapes"),
+    [
+        ("unit", {"conv_0": (1,), "conv_1": (2,), "dense": (12,)}),
+        ("parameter", {"conv_0": (3, 3, 1, 2), "conv_1": (3, 3, 2, 3), "dense": (12, 10)}),
+    ],
+)
+def test_shapes_of_hyperparameters_of_convolutions(tiny, granularity, shapes):
+    tiny["model"] = {"kind": "conv", "channels": [2, 3]}
+    hparams = make(tiny, granularity=granularity).init_hparams()
+    assert {name: value.shape for name, value in hparams.items()} == shapes
+
+
+def test_each_weight_of_a_convolution_has_its_penalty(tiny, images):
+    tiny["model"] = {"kind": "conv", "channels": [2]}
+    task = make(tiny, granularity="parameter", initial_log_l2=0.0)
+    params = task.sample(jax.random.key(0), images).params
+    grads = jax.grad(task.problem.inner_loss.penalty, 1)(params, task.init_hparams())
+    kernels = {name: layer["kernel"] for name, layer in params.items()}
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w**2, rtol=1e-5), grads, kernels)
+
+
 def test_published_start_is_t_of_a_fifth(tiny):
     hparams = make(tiny, coordinates="rescaled").init_hparams()
     np.testing.assert_allclose(hparams["dense_0"], np.full(64, 0.2), rtol=1e-6)

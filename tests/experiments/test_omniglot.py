@@ -40,7 +40,7 @@ def small(monkeypatch):
     return np.random.default_rng(0).random((5, 4, 5, 5)) < 0.3
 
 
-def check(small):
+def assert_reads(small):
     second, first = load_alphabets(("B", "A"), 5)
     assert (second.name, first.name) == ("B", "A")
     np.testing.assert_array_equal(first.images, small[:2])
@@ -50,7 +50,7 @@ def check(small):
 def test_reads_the_archive(small, tmp_path, monkeypatch):
     np.savez(tmp_path / "omniglot_bool105.npz", background=~small)
     monkeypatch.setenv("OMNIGLOT_DIR", str(tmp_path))
-    check(small)
+    assert_reads(small)
 
 
 def test_reads_what_was_prepared_in_whatever_order(small, monkeypatch):
@@ -64,7 +64,7 @@ def test_reads_what_was_prepared_in_whatever_order(small, monkeypatch):
     ]
     np.random.default_rng(1).shuffle(examples)
     monkeypatch.setattr(omniglot.datasets, "open_source", lambda name, split: examples)
-    check(small)
+    assert_reads(small)
 
 
 def test_says_how_to_get_the_data(small, tmp_path, monkeypatch):

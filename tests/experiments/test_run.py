@@ -33,7 +33,7 @@ def finished(config, tmp_path_factory):
     return folder
 
 
-def same_outcome(folder, other):
+def assert_same_outcome(folder, other):
     assert without_seconds(folder) == without_seconds(other)
     with np.load(folder / "hparams.npz") as a, np.load(other / "hparams.npz") as b:
         assert set(a) == set(b)
@@ -140,7 +140,7 @@ def test_impossible_combination_leaves_no_folder(tiny, tmp_path):
 def test_resuming_a_finished_run_changes_nothing(finished, config, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "copy")
     run(config, copy, resume=True, progress=False)
-    same_outcome(copy, finished)
+    assert_same_outcome(copy, finished)
 
 
 def test_half_written_line_and_checkpoint_are_dropped(finished, config, tmp_path):
@@ -153,7 +153,7 @@ def test_half_written_line_and_checkpoint_are_dropped(finished, config, tmp_path
     for name in ("summary.json", "hparams.npz"):
         (copy / name).unlink()
     run(config, copy, resume=True, progress=False)
-    same_outcome(copy, finished)
+    assert_same_outcome(copy, finished)
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_killed_before_the_first_step(finished, config, tmp_path):
     (folder / "config.toml").write_text((finished / "config.toml").read_text())
     (folder / "metrics.jsonl").write_text('{"step": 0, "outer')
     run(config, folder, resume=True, progress=False)
-    same_outcome(folder, finished)
+    assert_same_outcome(folder, finished)
 
 
 def start_and_kill(config_file, folder, delay, lines):
@@ -193,7 +193,7 @@ def test_killed_twice_and_resumed_is_uninterrupted(finished, config, tmp_path):
     start_and_kill(config_file, folder, chance.uniform(0, 0.2), lines=NUM_STEPS // 2)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) < NUM_STEPS
     run(config, folder, resume=True, progress=False)
-    same_outcome(folder, finished)
+    assert_same_outcome(folder, finished)
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 
 from drmad_jax.experiments import config as configs
+from drmad_jax.experiments.errors import DatasetError
+from drmad_jax.experiments.plots import draw
+from drmad_jax.experiments.run import run
 from drmad_jax.experiments.tasks import Task, make_task
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
@@ -29,3 +32,18 @@ def test_shipped_configs_are_valid(path, variant):
 def test_tasks_of_shipped_configs_are_whole(path):
     """A method that the protocol gained later comes with the base class."""
     assert Task in type(make_task(configs.load(path))).__mro__
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if "[smoke]" in path.read_text()], ids=lambda path: path.stem
+)
+def test_smoke_runs_tune_judge_and_draw(path, tmp_path):
+    config = configs.load(path, smoke=True)
+    try:
+        summary = run(config, tmp_path / "run", progress=False)
+    except DatasetError as error:
+        pytest.skip(f"no data for {path.stem}: {error}")
+    assert summary["status"] == "complete"
+    assert summary["num_outer_steps"] == config.outer.num_steps
+    assert draw(tmp_path / "run")

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from drmad_jax import transforms
+
 # What a strength of 1 means; each image draws its own change, evenly between both directions.
 STRENGTHS = {
     "shift": "share of the side",
@@ -22,6 +24,8 @@ STRENGTHS = {
     "noise": "standard deviation",
     "cutout": "share of the side",
 }
+# Strengths lie between 0 and 1, tuning moves their logits.
+STRENGTH_TRANSFORM = transforms.sigmoid()
 _GEOMETRY = ("shift", "rotation", "zoom")
 
 

@@ -247,3 +247,7 @@ def _methods(options: argparse.Namespace) -> None:
             raise ExperimentError(f"cannot write the table into {path}: {error}") from error
         write_text(path, text)
         print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

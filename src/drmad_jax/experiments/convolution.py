@@ -8,6 +8,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+def convolve(
+    images: Float[Array, "n h w c"],
+    kernel: Float[Array, "rows columns c features"],
+    *arguments: Any,
+    **options: Any,
+) -> Float[Array, "n p q features"]:
+    """A convolution in the way that is fast here: `by_patches` on CPUs, XLA's own elsewhere.
+
+    For `flax.linen.Conv(..., conv_general_dilated=convolve)`.
+
+    Args:
+        images: What is convolved.
+        kernel: Weights.
+        arguments: As `jax.lax.conv_general_dilated`'s.
+        options: As `jax.lax.conv_general_dilated`'s.
+
+    Returns:
+        The same as `jax.lax.conv_general_dilated`, up to rounding.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    function = by_patches if on_cpu else jax.lax.conv_general_dilated
+    return function(images, kernel, *arguments, **options)
+
+
 def by_patches(
     images: Float[Array, "n h w c"],
     kernel: Float[Array, "rows columns c features"],
@@ -51,16 +75,17 @@ def by_patches(
         padding = jax.lax.padtype_to_pads(images.shape[1:3], sizes, strides, padding)
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
 
-    def shifted(row: int, column: int) -> Float[Array, "n p q c"]:
-        starts = (row * rhs_dilation[0], column * rhs_dilation[1])
-        ends = (n - k + 1 for n, k in zip(images.shape[1:3], sizes, strict=True))
-        rows, columns = (
-            slice(start, start + end, stride)
-            for start, end, stride in zip(starts, ends, strides, strict=True)
-        )
-        return images[:, rows, columns]
+    def shifts(images: Array, axis: int) -> Array:
+        """All copies of the images that the kernel meets along one axis, as channels."""
+        size, dilation, stride = kernel.shape[axis - 1], rhs_dilation[axis - 1], strides[axis - 1]
+        end = images.shape[axis] - (size - 1) * dilation
+        starts = range(0, size * dilation, dilation)
+        slices = [
+            jax.lax.slice_in_dim(images, start, start + end, stride, axis) for start in starts
+        ]
+        return jnp.concatenate(slices, axis=-1)
 
-    height, width, _, features = kernel.shape
-    patches = [shifted(row, column) for row in range(height) for column in range(width)]
-    flat = kernel.reshape(-1, features)
-    return jnp.dot(jnp.concatenate(patches, axis=-1), flat, precision=precision)
+    # Along one axis after the other: the fewest operations to compile.
+    patches = shifts(shifts(images, 1), 2)
+    flat = kernel.transpose(1, 0, 2, 3).reshape(-1, kernel.shape[-1])
+    return jnp.dot(patches, flat, precision=precision)

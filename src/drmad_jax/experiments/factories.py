@@ -1,9 +1,12 @@
 """Config sections that call a function by its name: `name = "adam"`, the other keys its arguments.
 
+An argument may be such a table, too: `num_reverse_steps = {name = "measured_steps", cap = 50}`.
+
 Optimizers are looked up in optax and methods in drmad_jax, and the remaining keys are checked
 against the function's signature, so that whatever these packages offer can be written in a config.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import types
@@ -35,6 +38,11 @@ class Factory:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
+    def of_arguments(cls) -> type["Factory"]:
+        """What reads the arguments that are tables."""
+        return cls
+
+    @classmethod
     def choices(cls) -> dict[str, Callable[..., Any]]:
         """The functions that can be named."""
         raise NotImplementedError
@@ -62,7 +70,10 @@ class Factory:
                 f"{path}.name: unknown name {name!r}; {schema.suggest(name, choices)}"
             )
         _check_options(choices[name], name, options, path)
-        section = cls(name, options)
+        read = cls.of_arguments().from_table
+        calls = {key: value for key, value in options.items() if isinstance(value, Mapping)}
+        made = {key: read(value, schema.join(path, key)) for key, value in calls.items()}
+        section = cls(name, options | made)
         try:
             section.build()
         except (TypeError, ValueError) as error:
@@ -71,11 +82,12 @@ class Factory:
 
     def to_table(self) -> dict[str, Any]:
         """The section as it is written in a config."""
-        return {"name": self.name, **self.options}
+        return {"name": self.name} | {key: schema.dump(x) for key, x in self.options.items()}
 
     def build(self) -> Any:
         """Calls the function."""
-        return self.choices()[self.name](**self.options)
+        made = {key: _made(value) for key, value in self.options.items()}
+        return self.choices()[self.name](**made)
 
     def parameters(self) -> dict[str, Any]:
         """Every argument of the function with the value it takes, defaults included."""
@@ -83,7 +95,7 @@ class Factory:
         return {p.name: p.default for p in signature.parameters.values()} | dict(self.options)
 
     def __str__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        arguments = ", ".join(f"{key}={_shown(value)}" for key, value in self.options.items())
         return f"{self.name}({arguments})"
 
 
@@ -106,6 +118,28 @@ class Method(Factory):
         """The public methods of drmad_jax."""
         functions = {name: value for name, value in vars(dj).items() if inspect.isfunction(value)}
         return {name: value for name, value in functions.items() if _makes_method(value)}
+
+    @classmethod
+    def of_arguments(cls) -> type[Factory]:
+        """Other methods, and numbers of steps that are measured."""
+        return MethodArgument
+
+
+class MethodArgument(Method):
+    """A table within section `[method]`: what an argument of a method is made by."""
+
+    @classmethod
+    def choices(cls) -> dict[str, Callable[..., Any]]:
+        """The methods, such as that of `truncated`, and `measured_steps` for `drmad`."""
+        return Method.choices() | {"measured_steps": dj.measured_steps}
+
+
+def _made(value: Any) -> Any:
+    return value.build() if isinstance(value, Factory) else value
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, Factory) else repr(value)
 
 
 def _is_optimizer(name: str, value: object) -> bool:
@@ -130,14 +164,25 @@ def _check_options(
             raise ConfigError(f"{schema.join(path, key)}: {name} has no such argument; {hint}")
     required = [key for key, p in parameters.items() if p.default is inspect.Parameter.empty]
     schema.check_missing(options, required, path)
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     for key, value in options.items():
         allowed = _plain_types(hints.get(key))
-        if allowed and not _fits(value, allowed):
+        is_call = isinstance(value, Mapping) and "name" in value
+        if allowed and not is_call and not _fits(value, allowed):
             wanted = " or ".join(dict.fromkeys(schema.expected(hint) for hint in allowed))
             raise ConfigError(
                 f"{schema.join(path, key)}: expected {wanted}, got {schema.describe(value)}"
             )
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of the arguments, but for those that cannot be evaluated from outside."""
+    found = {}
+    for name, annotation in inspect.get_annotations(function).items():
+        alone = types.SimpleNamespace(__annotations__={name: annotation})
+        with contextlib.suppress(NameError):
+            found |= typing.get_type_hints(alone, getattr(function, "__globals__", {}))
+    return found
 
 
 def _plain_types(hint: Any) -> list[Any]:

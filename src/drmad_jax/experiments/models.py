@@ -11,7 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax.experiments.convolution import by_patches
+from drmad_jax.experiments.convolution import convolve
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 
@@ -59,14 +59,14 @@ class ConvNet(nn.Module):
         outputs = images
         for index, width in enumerate(self.channels):
             size = (self.kernel_size, self.kernel_size)
-            convolve = nn.Conv(
+            layer = nn.Conv(
                 width,
                 size,
                 strides=(2, 2),
                 name=f"conv_{index}",
-                conv_general_dilated=by_patches,
+                conv_general_dilated=convolve,
             )
-            outputs = _ACTIVATIONS[self.activation](convolve(outputs))
+            outputs = _ACTIVATIONS[self.activation](layer(outputs))
         return nn.Dense(self.num_classes, name="dense")(outputs.reshape(len(outputs), -1))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from drmad_jax.experiments.convolution import by_patches
+from drmad_jax.experiments.convolution import convolve
 
 
 class PyramidNet(nn.Module):
@@ -34,22 +34,22 @@ class PyramidNet(nn.Module):
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w k"]:
         """The logits of every pixel; sides must be even."""
 
-        def convolve(inputs: Array, name: str, *, stride: int = 1, dilation: int = 1) -> Array:
-            layer = nn.Conv(
+        def layer(inputs: Array, name: str, *, stride: int = 1, dilation: int = 1) -> Array:
+            conv = nn.Conv(
                 self.width,
                 (3, 3),
                 strides=(stride, stride),
                 kernel_dilation=dilation,
                 use_bias=False,
                 name=name,
-                conv_general_dilated=by_patches,
+                conv_general_dilated=convolve,
             )
             normalise = nn.BatchNorm(not train, momentum=0.9, name=f"{name}_norm")
-            return nn.silu(normalise(layer(inputs)))
+            return nn.silu(normalise(conv(inputs)))
 
-        stem = convolve(images, "stem")
-        half = convolve(stem, "down", stride=2)
-        scales = [convolve(half, f"scale_{d}", dilation=d) for d in self.dilations]
+        stem = layer(images, "stem")
+        half = layer(stem, "down", stride=2)
+        scales = [layer(half, f"scale_{d}", dilation=d) for d in self.dilations]
         deep = jnp.concatenate([half, *scales], axis=-1).repeat(2, axis=1).repeat(2, axis=2)
         features = jnp.concatenate([stem, deep], axis=-1)
         return nn.Dense(self.num_classes, name="head")(features)

@@ -9,6 +9,7 @@ from typing import Any
 from drmad_jax.experiments import compare, run_folder
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ExperimentError, RunFolderError
+from drmad_jax.experiments.sections import OnlineConfig
 from drmad_jax.experiments.summary import COMPLETE
 from drmad_jax.experiments.variants import BASE
 
@@ -54,7 +55,9 @@ class Run:
     @property
     def method(self) -> str:
         """The method as it would be written in Python."""
-        return str(self.config.method) if self.config.outer.num_steps else "no tuning"
+        if self.config.outer.num_steps > 0:
+            return str(self.config.method)
+        return "within training" if isinstance(self.config.task, OnlineConfig) else "no tuning"
 
     @property
     def num_steps_done(self) -> int:

@@ -5,11 +5,17 @@ Where a section comes in several kinds, the first one is meant if the key `kind`
 
 from drmad_jax.experiments.sections.data import AlphabetsConfig, CloudsConfig, ImagesConfig
 from drmad_jax.experiments.sections.loop import InnerConfig, JudgeConfig, OuterConfig
-from drmad_jax.experiments.sections.models import ConvConfig, MLPConfig, PyramidConfig
+from drmad_jax.experiments.sections.models import (
+    ConvConfig,
+    DenseNetConfig,
+    MLPConfig,
+    PyramidConfig,
+)
 from drmad_jax.experiments.sections.tasks import (
     HyperCleaningConfig,
     L2Config,
     LearnedDataConfig,
+    OnlineConfig,
     SharingConfig,
     TrainingConfig,
 )
@@ -22,6 +28,7 @@ __all__ = [
     "CloudsTaskConfig",
     "ConvConfig",
     "DataConfig",
+    "DenseNetConfig",
     "HyperCleaningConfig",
     "ImagesConfig",
     "InnerConfig",
@@ -30,6 +37,7 @@ __all__ = [
     "LearnedDataConfig",
     "MLPConfig",
     "ModelConfig",
+    "OnlineConfig",
     "OuterConfig",
     "PyramidConfig",
     "SharingConfig",
@@ -38,7 +46,7 @@ __all__ = [
 ]
 
 DataConfig = ImagesConfig | AlphabetsConfig | CloudsConfig
-ModelConfig = MLPConfig | ConvConfig | PyramidConfig
+ModelConfig = MLPConfig | ConvConfig | DenseNetConfig | PyramidConfig
 TaskConfig = (
     L2Config
     | HyperCleaningConfig
@@ -47,4 +55,5 @@ TaskConfig = (
     | SharingConfig
     | AugmentationConfig
     | CloudsTaskConfig
+    | OnlineConfig
 )

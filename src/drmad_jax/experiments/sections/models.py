@@ -1,9 +1,9 @@
 """The kinds of section `[model]`."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from drmad_jax.experiments.schema import PositiveInt
+from drmad_jax.experiments.schema import PositiveInt, at_least, below
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,27 @@ class ConvConfig:
     channels: tuple[PositiveInt, ...] = (8, 16)
     kernel_size: PositiveInt = 3
     activation: Literal["tanh", "relu", "gelu", "silu"] = "silu"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseNetConfig:
+    """Section `[model]`, DenseNet without bottlenecks (Huang et al. 2017).
+
+    Attributes:
+        kind: "densenet".
+        depth: Layers in all, 3n + 4 with n of them in each of three blocks; published: 40.
+        growth: Output channels of each layer of a block; published: 12.
+        stem_channels: Output channels of the first convolution; published: 16.
+        stem_stride: Step of the first convolution; published: 1. With 2 a step costs a quarter.
+        dropout: Share of each layer's outputs that training drops; published: 0.2.
+    """
+
+    kind: Literal["densenet"] = "densenet"
+    depth: PositiveInt = 40
+    growth: PositiveInt = 12
+    stem_channels: PositiveInt = 16
+    stem_stride: PositiveInt = 1
+    dropout: Annotated[float, at_least(0), below(1)] = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -125,3 +125,31 @@ class SharingConfig:
     kind: Literal["sharing"] = "sharing"
     initial_sharing: float | tuple[float, ...] = 0.5
     log_l2: float = -4.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """Section `[task]`: adapt learning rates and L2 penalties at every step of training.
+
+    With `outer.num_steps = 0`, since nothing is handed on to another run.
+
+    Attributes:
+        headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        kind: "online".
+        tuned: What adapts of "learning_rates", starting from that of `[inner.optimizer]`, and
+            "penalties".
+        granularity: What has values of its own: each "parameter", each "tensor", or all weights
+            together ("scalar").
+        rule: A step by the "sign" of the hypergradient, by itself ("raw"), or by its "cosine".
+        log_step: Step of the values' natural logs.
+        initial_log_l2: Natural log of the initial penalties, those of Σ exp(log_l2)·w².
+    """
+
+    headline: ClassVar[str] = "test_error"
+
+    kind: Literal["online"] = "online"
+    tuned: tuple[Literal["learning_rates", "penalties"], ...] = ("learning_rates", "penalties")
+    granularity: Literal["parameter", "tensor", "scalar"] = "parameter"
+    rule: Literal["sign", "raw", "cosine"] = "sign"
+    log_step: Annotated[float, above(0)] = 0.01
+    initial_log_l2: float = -9.0

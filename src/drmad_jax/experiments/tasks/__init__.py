@@ -7,6 +7,7 @@ from drmad_jax.experiments.tasks.clouds import CloudsTask
 from drmad_jax.experiments.tasks.hyper_cleaning import HyperCleaningTask
 from drmad_jax.experiments.tasks.l2 import L2Task
 from drmad_jax.experiments.tasks.learned_data import LearnedDataTask
+from drmad_jax.experiments.tasks.online import OnlineTask
 from drmad_jax.experiments.tasks.sharing import SharingTask
 from drmad_jax.experiments.tasks.training import TrainingTask
 
@@ -20,6 +21,7 @@ _TASKS = {
     "sharing": SharingTask.of,
     "augmentation": AugmentationTask.of,
     "clouds": CloudsTask.of,
+    "online": OnlineTask.of,
 }
 
 

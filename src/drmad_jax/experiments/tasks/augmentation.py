@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,17 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
-from drmad_jax.experiments.augmentations import augment
+from drmad_jax.experiments.augmentations import STRENGTH_TRANSFORM, augment
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits
-from drmad_jax.experiments.models import ConvNet
+from drmad_jax.experiments.datasets import Images, ImageSplits
+from drmad_jax.experiments.network import Network, classifier
 from drmad_jax.experiments.sections import AugmentationConfig, ConvConfig, ImagesConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
-from drmad_jax.experiments.tasks.classification import (
-    cross_entropy,
-    hold_out,
-    load,
-    scores,
-)
+from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, load, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Strengths lie between 0 and 1, tuning moves their logits.
-STRENGTH = dj.transforms.sigmoid()
 _NUM_SHOWN = 8
 
 
@@ -42,19 +35,16 @@ class AugmentationTask(Task):
     config: Config
     task: AugmentationConfig
     data: ImagesConfig
-    model: ConvConfig
+    network: Network
 
     @classmethod
     def of(cls, config: Config) -> AugmentationTask:
         """The task of a configuration with images and a convolutional network."""
         task = section(config.task, AugmentationConfig, "task", config)
         check_tuned(task.tuned)
-        return cls(
-            config,
-            task,
-            section(config.data, ImagesConfig, "data", config),
-            section(config.model, ConvConfig, "model", config),
-        )
+        data = section(config.data, ImagesConfig, "data", config)
+        model = section(config.model, ConvConfig, "model", config)
+        return cls(config, task, data, classifier(model, data))
 
     @property
     def problem(self) -> dj.Problem:
@@ -68,14 +58,14 @@ class AugmentationTask(Task):
 
     def init_hparams(self) -> dict[str, Array]:
         """Every strength at `initial`."""
-        start = STRENGTH.unconstrain(jnp.float32(self.task.initial))
+        start = STRENGTH_TRANSFORM.unconstrain(jnp.float32(self.task.initial))
         return dict.fromkeys(self.task.tuned, start)
 
     def sample(self, key: Array, data: ImageSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         train, valid = hold_out(split_key, data.train, self.data.num_valid)
-        params = self._network.init(params_key, valid.images[:1])["params"]
+        params, _ = self.network.init(params_key, valid.images)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
 
@@ -84,13 +74,13 @@ class AugmentationTask(Task):
     ) -> dict[str, Float[Array, ""]]:
         """Mean cross entropy and share of wrong answers on the test examples, unchanged."""
         del hparams
-        return scores(self._predict(state.params, data.test.images), data.test)
+        return scores(self.network(state.params, data.test.images), data.test)
 
     def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
         """Every strength before and after tuning, and training images as the network sees them."""
         from drmad_jax.experiments import plots
 
-        strengths = {name: float(STRENGTH.constrain(value)) for name, value in hparams.items()}
+        strengths = {name: float(STRENGTH_TRANSFORM.constrain(value)) for name, value in hparams.items()}
         figures = {"strengths": plots.changes(self.task.initial, strengths, label="strength")}
         if set(strengths) - {"smoothing"}:
             images = data.train.images[:_NUM_SHOWN]
@@ -101,24 +91,13 @@ class AugmentationTask(Task):
             )
         return figures
 
-    @property
-    def _network(self) -> ConvNet:
-        num_classes = DATASETS[self.data.dataset].num_classes
-        model = self.model
-        return ConvNet(model.channels, model.kernel_size, num_classes, model.activation)
-
-    def _predict(
-        self, params: PyTree, images: Float[Array | np.ndarray, "n h w c"]
-    ) -> Float[Array, "n classes"]:
-        return cast(Array, self._network.apply({"params": params}, images))
-
     def _predict_augmented(
         self, params: PyTree, hparams: PyTree, batch: Images, *, key: Array
     ) -> Float[Array, "n classes"]:
-        return self._predict(params, augment(key, batch.images, _augmentations(hparams)))
+        return self.network(params, augment(key, batch.images, _augmentations(hparams)))
 
     def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
-        return cross_entropy(self._predict(params, batch.images), hparams, batch)
+        return cross_entropy(self.network(params, batch.images), hparams, batch)
 
 
 def smoothed_cross_entropy(
@@ -137,12 +116,12 @@ def smoothed_cross_entropy(
     plain = cross_entropy(logits, hparams, batch)
     if "smoothing" not in hparams:
         return plain
-    share = STRENGTH.constrain(hparams["smoothing"])
+    share = STRENGTH_TRANSFORM.constrain(hparams["smoothing"])
     even = -jnp.mean(jax.nn.log_softmax(logits))
     return (1 - share) * plain + share * even
 
 
 def _augmentations(hparams: PyTree) -> dict[str, Array]:
     """The strengths of what changes images."""
-    strengths = dj.transforms.constrain(STRENGTH, hparams)
+    strengths = dj.transforms.constrain(STRENGTH_TRANSFORM, hparams)
     return {name: value for name, value in strengths.items() if name != "smoothing"}

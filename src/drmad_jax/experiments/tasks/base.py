@@ -98,12 +98,12 @@ def check_tuned(tuned: Sequence[str]) -> None:
             raise ConfigError(f"task.tuned: {name!r} is there twice")
 
 
-def section(found: object, kind: type[S], key: str, config: Config) -> S:
+def section(found: object, kind: type[S] | tuple[type[S], ...], key: str, config: Config) -> S:
     """A section of the kind that a task works with.
 
     Args:
         found: The section of the configuration.
-        kind: The class that the task needs.
+        kind: The class that the task needs, or several of which it takes any.
         key: The section's name, for the message.
         config: The configuration.
 
@@ -115,7 +115,8 @@ def section(found: object, kind: type[S], key: str, config: Config) -> S:
     """
     if isinstance(found, kind):
         return found
-    wanted = [field.default for field in dataclasses.fields(kind) if field.name == "kind"]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    wanted = " or ".join(repr(each.kind) for each in kinds)
     raise ConfigError(
-        f"{key}.kind: task {config.task.kind!r} works with {wanted[0]!r}, got {found.kind!r}"  # pyright: ignore[reportAttributeAccessIssue]
+        f"{key}.kind: task {config.task.kind!r} works with {wanted}, got {found.kind!r}"  # pyright: ignore[reportAttributeAccessIssue]
     )

@@ -13,8 +13,10 @@ from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments import clouds, geotiff, segmentation
+from drmad_jax.experiments.augmentations import STRENGTH_TRANSFORM
 from drmad_jax.experiments.clouds import BANDS, CLASSES, Patches, PatchSplits
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.network import Network
 from drmad_jax.experiments.sections import CloudsConfig, CloudsTaskConfig, PyramidConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
 from drmad_jax.experiments.tasks.classification import hold_out
@@ -22,8 +24,6 @@ from drmad_jax.experiments.tasks.classification import hold_out
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Strengths lie between 0 and 1, tuning moves their logits.
-STRENGTH = dj.transforms.sigmoid()
 _NUM_SHOWN = 5
 
 
@@ -39,24 +39,22 @@ class CloudsTask(Task):
     config: Config
     task: CloudsTaskConfig
     data: CloudsConfig
-    model: PyramidConfig
+    network: Network
 
     @classmethod
     def of(cls, config: Config) -> CloudsTask:
         """The task of a configuration with satellite images and a pyramid network."""
         task = section(config.task, CloudsTaskConfig, "task", config)
         check_tuned(task.tuned)
-        return cls(
-            config,
-            task,
-            section(config.data, CloudsConfig, "data", config),
-            section(config.model, PyramidConfig, "model", config),
-        )
+        data = section(config.data, CloudsConfig, "data", config)
+        model = section(config.model, PyramidConfig, "model", config)
+        module = segmentation.PyramidNet(model.width, model.dilations, len(CLASSES))
+        return cls(config, task, data, Network(module, has_state=True))
 
     @property
     def problem(self) -> dj.Problem:
         """Weighted cross entropy plus penalty inside, the section's `outer_loss` outside."""
-        loss = dj.composite_loss(self._predict_augmented, _criterion, self._penalty)
+        loss = dj.composite_loss(self._train_outputs, _criterion, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
     def load_data(self) -> PatchSplits:
@@ -77,16 +75,16 @@ class CloudsTask(Task):
         """A new split into training and validation set, new weights, new minibatches."""
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         train, valid = hold_out(split_key, data.train, self.data.num_valid)
-        variables = self._network.init(params_key, valid.images[:1], train=False)
+        params, model_state = self.network.init(params_key, valid.images)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
-        return Inputs(variables["params"], batches, valid, variables["batch_stats"], run_key)
+        return Inputs(params, batches, valid, model_state, run_key)
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: PatchSplits
     ) -> dict[str, Float[Array, ""]]:
         """Cross entropy, and for each class precision, recall and intersection over union."""
         del hparams
-        logits = self._predict(state.params, state.model_state, data.test.images)
+        logits = self._outputs(state, data.test.images)
         loss = segmentation.weighted_cross_entropy(logits, data.test.labels)
         return {"test_loss": loss, **segmentation.scores(logits, data.test.labels, CLASSES)}
 
@@ -101,7 +99,7 @@ class CloudsTask(Task):
         shown = cloud_plots.most_varied(np.asarray(data.test.labels), _NUM_SHOWN)
         images = data.test.images[shown]
         predicted = {
-            name: np.asarray(jnp.argmax(self._predict(s.params, s.model_state, images), -1))
+            name: np.asarray(jnp.argmax(self._outputs(s, images), -1))
             for name, s in states.items()
         }
         truth = np.asarray(data.test.labels[shown])
@@ -115,18 +113,12 @@ class CloudsTask(Task):
             ),
         }
 
-    @property
-    def _network(self) -> segmentation.PyramidNet:
-        return segmentation.PyramidNet(self.model.width, self.model.dilations, len(CLASSES))
-
     def _start(self) -> dict[str, Any]:
         """Where everything starts that could be tuned."""
-        shape = (1, self.data.patch_size, self.data.patch_size, len(BANDS))
-        init = lambda key: self._network.init(key, jnp.zeros(shape), train=False)
-        params = jax.eval_shape(init, jax.random.key(0))["params"]
-        strength = STRENGTH.unconstrain(jnp.full(len(BANDS), self.task.initial_strength))
+        kernels = self.network.kernels((self.data.patch_size, self.data.patch_size, len(BANDS)))
+        strength = STRENGTH_TRANSFORM.unconstrain(jnp.full(len(BANDS), self.task.initial_strength))
         return {
-            "penalties": dict.fromkeys(_kernels(params), jnp.float32(self.task.initial_log_l2)),
+            "penalties": dict.fromkeys(kernels, jnp.float32(self.task.initial_log_l2)),
             "class_weights": jnp.zeros(len(CLASSES)),
             "augmentation": {"brightness": strength, "noise": strength},
         }
@@ -144,25 +136,18 @@ class CloudsTask(Task):
             )
         )
 
-    def _predict(
-        self, params: PyTree, statistics: PyTree, images: Float[Array | np.ndarray, "n h w 4"]
+    def _outputs(
+        self, state: dj.TrainState, images: Float[Array | np.ndarray, "n h w 4"]
     ) -> Float[Array, "n h w 3"]:
-        variables = {"params": params, "batch_stats": statistics}
-        return self._network.apply(variables, images, train=False)  # pyright: ignore
+        return self.network(state.params, images, model_state=state.model_state)
 
-    def _predict_augmented(
+    def _train_outputs(
         self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree, key: Array
     ) -> tuple[Float[Array, "n h w 3"], PyTree]:
         images = batch.images
         if "augmentation" in hparams:
             images = change_bands(key, images, _strengths(hparams))
-        logits, updated = self._network.apply(
-            {"params": params, "batch_stats": model_state},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        return logits, updated["batch_stats"]  # pyright: ignore
+        return self.network.train(params, images, model_state=model_state, key=key)
 
     def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
         start = dict.fromkeys(_kernels(params), self.task.initial_log_l2)
@@ -174,7 +159,7 @@ class CloudsTask(Task):
         self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree
     ) -> Float[Array, ""]:
         del hparams
-        logits = self._predict(params, model_state, batch.images)
+        logits = self.network(params, batch.images, model_state=model_state)
         if self.task.outer_loss == "soft_iou":
             return segmentation.soft_iou_loss(logits, batch.labels)
         return segmentation.weighted_cross_entropy(logits, batch.labels)
@@ -212,7 +197,7 @@ def _criterion(
 
 
 def _strengths(hparams: PyTree) -> dict[str, Array]:
-    return dj.transforms.constrain(STRENGTH, hparams["augmentation"])
+    return dj.transforms.constrain(STRENGTH_TRANSFORM, hparams["augmentation"])
 
 
 def _kernels(params: PyTree) -> dict[str, Any]:

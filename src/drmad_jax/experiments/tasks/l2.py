@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ from jaxtyping import Array, Float, PyTree
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.sections import ImagesConfig, L2Config, MLPConfig
-from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.classification import (
-    cross_entropy,
-    hold_out,
-    load,
-    perceptron,
-    scores,
+from drmad_jax.experiments.network import Network, classifier
+from drmad_jax.experiments.sections import (
+    ConvConfig,
+    DenseNetConfig,
+    ImagesConfig,
+    L2Config,
+    MLPConfig,
 )
+from drmad_jax.experiments.tasks.base import Inputs, Task, section
+from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, load, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,32 +33,31 @@ _RESCALED_LOG_L2 = -4.0
 
 @dataclasses.dataclass(frozen=True)
 class L2Task(Task):
-    """Trains a perceptron with learned L2 penalties, judged by its validation loss.
+    """Trains a classifier with learned L2 penalties, judged by its validation loss.
 
     The hyperparameters are a dictionary from layer (or "all") to an array: shape (inputs,) for
-    granularity "unit", (inputs, outputs) for "parameter", a scalar for "layer" and "global". Its
-    entries are log L2 penalties, or t with log_l2 = -4 - 2t in rescaled coordinates.
+    granularity "unit", (channels,) where the layer is a convolution, the kernel's own for
+    "parameter", a scalar for "layer" and "global". Its entries are log L2 penalties, or t with
+    log_l2 = -4 - 2t in rescaled coordinates.
     """
 
     config: Config
     task: L2Config
     data: ImagesConfig
-    model: MLPConfig
+    network: Network
 
     @classmethod
     def of(cls, config: Config) -> L2Task:
-        """The task of a configuration with images and a perceptron."""
-        return cls(
-            config,
-            section(config.task, L2Config, "task", config),
-            section(config.data, ImagesConfig, "data", config),
-            section(config.model, MLPConfig, "model", config),
-        )
+        """The task of a configuration with labelled images and a network for them."""
+        data = section(config.data, ImagesConfig, "data", config)
+        model = section(config.model, (MLPConfig, ConvConfig, DenseNetConfig), "model", config)
+        task = section(config.task, L2Config, "task", config)
+        return cls(config, task, data, classifier(model, data))
 
     @property
     def problem(self) -> dj.Problem:
         """Cross entropy plus penalty inside, cross entropy on held-out examples outside."""
-        loss = dj.composite_loss(self._predict, cross_entropy, self._penalty)
+        loss = dj.composite_loss(self._train_outputs, cross_entropy, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
     def load_data(self) -> ImageSplits:
@@ -75,29 +74,27 @@ class L2Task(Task):
         """A new split into training and validation set, new weights, new minibatches."""
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         train, valid = hold_out(split_key, data.train, self.data.num_valid)
-        log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, jnp.asarray(valid.images[:1]), log_scale)
+        params, model_state = self.network.init(params_key, valid.images)
         batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
-        return Inputs(params, batches, valid, key=run_key)
+        return Inputs(params, batches, valid, model_state, run_key)
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
     ) -> dict[str, Float[Array, ""]]:
         """Mean cross entropy and share of wrong answers on the test examples."""
-        logits = self._predict(state.params, hparams, data.test)
-        return scores(logits, data.test)
+        return scores(self._outputs(state.params, hparams, data.test, state.model_state), data.test)
 
     def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
-        """Penalties of the input layer as an image, and of every layer as histograms."""
+        """Penalties of the input pixels as an image, and of every layer as histograms."""
         from drmad_jax.experiments import plots
 
         del data
-        log_l2 = {name: self._log_l2(value) for name, value in hparams.items()}
+        log_l2 = {name: self._log_l2(hparams[name]) for name in self._shapes()}
         start = self.task.initial_log_l2
         label = "log L2 penalty"
         figures = {"penalties_by_layer": plots.distributions(log_l2, start, label=label)}
         granularity = self.task.granularity
-        if granularity in ("unit", "parameter"):
+        if granularity in ("unit", "parameter") and "dense_0" in log_l2:
             inputs = log_l2["dense_0"]
             per_pixel = inputs if granularity == "unit" else inputs.mean(axis=1)
             image = per_pixel.reshape(DATASETS[self.data.dataset].image_shape)
@@ -105,25 +102,20 @@ class L2Task(Task):
         return figures
 
     @property
-    def _network(self) -> MLP:
-        return perceptron(self.model, self.data)
-
-    @property
     def _is_rescaled(self) -> bool:
         return self.task.coordinates == "rescaled"
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every hyperparameter array."""
-        granularity = self.task.granularity
-        if granularity == "global":
-            return {"all": ()}
-        inputs = math.prod(DATASETS[self.data.dataset].image_shape)
-        widths = (inputs, *self._network.features)
-        kernels = {
-            f"dense_{i}": pair for i, pair in enumerate(zip(widths, widths[1:], strict=False))
+        kernels = self.network.kernels(DATASETS[self.data.dataset].image_shape)
+        of_kernel = {
+            "layer": lambda shape: (),
+            "unit": lambda shape: shape[-2:-1],
+            "parameter": lambda shape: shape,
         }
-        keep = {"layer": 0, "unit": 1, "parameter": 2}[granularity]
-        return {name: shape[:keep] for name, shape in kernels.items()}
+        if self.task.granularity == "global":
+            return {"all": ()}
+        return {name: of_kernel[self.task.granularity](shape) for name, shape in kernels.items()}
 
     def _per_kernel(self, hparams: PyTree, layer: str) -> Array:
         """A layer's hyperparameters, in a shape that broadcasts over its kernel."""
@@ -133,22 +125,48 @@ class L2Task(Task):
     def _log_l2(self, value):
         return _RESCALED_LOG_L2 - 2 * value if self._is_rescaled else value
 
-    def _predict(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, "n classes"]:
-        if self._is_rescaled:
-            params = {
-                name: layer | {"kernel": layer["kernel"] * jnp.exp(self._per_kernel(hparams, name))}
-                for name, layer in params.items()
-            }
-        return cast(Array, self._network.apply({"params": params}, batch.images))
+    def _weights(self, params: PyTree, hparams: PyTree) -> PyTree:
+        """The network's own weights."""
+        if not self._is_rescaled:
+            return params
+        scaled = {
+            name: params[name] | {"kernel": kernel * jnp.exp(self._per_kernel(hparams, name))}
+            for name, kernel in _kernels(params).items()
+        }
+        return params | scaled
+
+    def _train_outputs(
+        self,
+        params: PyTree,
+        hparams: PyTree,
+        batch: Images,
+        *,
+        model_state: PyTree = None,
+        key: Array | None = None,
+    ) -> PyTree:
+        weights = self._weights(params, hparams)
+        return self.network.train(weights, batch.images, model_state=model_state, key=key)
+
+    def _outputs(
+        self, params: PyTree, hparams: PyTree, batch: Images, model_state: PyTree
+    ) -> Float[Array, "n classes"]:
+        weights = self._weights(params, hparams)
+        return self.network(weights, batch.images, model_state=model_state)
 
     def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
-        def of_layer(name):
-            squares = jnp.square(params[name]["kernel"])
+        def of_layer(name, kernel):
+            squares = jnp.square(kernel)
             if self._is_rescaled:
                 return math.exp(_RESCALED_LOG_L2) * jnp.sum(squares)
             return jnp.sum(jnp.exp(self._per_kernel(hparams, name)) * squares)
 
-        return sum((of_layer(name) for name in params), jnp.zeros(()))
+        return sum((of_layer(*item) for item in _kernels(params).items()), jnp.zeros(()))
 
-    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
-        return cross_entropy(self._predict(params, hparams, batch), hparams, batch)
+    def _outer_loss(
+        self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree = None
+    ) -> Float[Array, ""]:
+        return cross_entropy(self._outputs(params, hparams, batch, model_state), hparams, batch)
+
+
+def _kernels(params: PyTree) -> dict[str, Array]:
+    return {name: layer["kernel"] for name, layer in params.items() if "kernel" in layer}
