@@ -99,7 +99,7 @@ def _share(name: str, label: str) -> str:
 ROWS: tuple[tuple[str, str, Callable[[Results], str]], ...] = (
     ("whole hypergradient over plain training, MNIST MLP, T = 1,000, batch 500", "cost", _cost),
     ("temporary memory at T = 10,000, same network, batch 50, MiB", "memory", _memory),
-    ("other packages at T = 1,000, by batch", "peers", _peers),
+    ("`drmad()` beside the fastest exact package at T = 1,000, by batch", "peers", _peers),
     ("`reversible`: bits per weight and step at γ = .9", "reversible_memory", _bits),
     ("from the command above to the first result on digits", "first_result", _first_result),
 )

@@ -174,7 +174,7 @@ def _law_line(axes: Axes, points: list[Results], label: str, look: dict[str, Any
 
 def population(results: Results) -> Figure:
     """Settings in a second against the number of members, and the loop."""
-    figure = Figure(figsize=(COLUMN_WIDTH, 2.4), layout="constrained")
+    figure = Figure(figsize=(COLUMN_WIDTH, 2.8), layout="constrained")
     axes = figure.subplots()
     by_form: dict[str, list[tuple[int, float]]] = {}
     for label, row in results["seconds"].items():
@@ -191,7 +191,7 @@ def population(results: Results) -> Figure:
     sizes = sorted({size for points in by_form.values() for size, _ in points})
     _plain_ticks(axes.xaxis, sizes)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     return figure
 
 
@@ -215,9 +215,17 @@ def peers(results: Results) -> Figure | None:
     left.set(xscale="log", xlabel="seconds")
     right.set(xscale="log", xlabel="memory of the call (MiB)")
     for axes in (left, right):
+        low, high = axes.get_xlim()
+        decades = [x for x in _DECADES if low <= x <= high]
+        finer = [x for x in _FINER if low <= x <= high]
+        _plain_ticks(axes.xaxis, decades if len(decades) > 2 else finer)
         axes.grid(linewidth=0.3)
     figure.suptitle(f"{case}; blue: drmad_jax; filled: exact", fontsize=8)
     return figure
+
+
+_DECADES = [10.0**n for n in range(-4, 6)]
+_FINER = [factor * decade for decade in _DECADES for factor in (1, 2, 3, 5)]
 
 
 def _plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
