@@ -161,7 +161,9 @@ def test_unreadable_file_is_a_config_error(tmp_path, text):
 
 def test_an_argument_may_be_a_call(tiny):
     measured = {"name": "measured_steps", "cap": 5}
-    method = configs.parse(tiny | {"method": {"name": "drmad", "num_reverse_steps": measured}}).method
+    method = configs.parse(
+        tiny | {"method": {"name": "drmad", "num_reverse_steps": measured}}
+    ).method
     assert str(method) == "drmad(num_reverse_steps=measured_steps(cap=5))"
     assert method.build() == dj.drmad(num_reverse_steps=dj.measured_steps(cap=5))
 

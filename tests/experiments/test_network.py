@@ -46,7 +46,9 @@ def test_depths_that_are_none_are_named(depth):
 
 def test_kind_that_does_not_fit_is_named():
     table = copy.deepcopy(TINY) | {"model": {"kind": "pyramid"}}
-    with pytest.raises(ConfigError, match="works with 'mlp' or 'conv' or 'densenet', got 'pyramid'"):
+    with pytest.raises(
+        ConfigError, match="works with 'mlp' or 'conv' or 'densenet', got 'pyramid'"
+    ):
         make_task(configs.parse(table))
 
 

@@ -86,9 +86,7 @@ class DenseNet(nn.Module):
             channels += self.growth * self.layers_per_block
         # One draw for all: XLA takes half a second on a CPU to compile each.
         sizes = [math.prod(shape) for shape in shapes]
-        kept = jax.random.bernoulli(
-            self.make_rng("dropout"), 1 - self.dropout, (count, sum(sizes))
-        )
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, (count, sum(sizes)))
         parts = iter(jnp.split(kept, np.cumsum(sizes)[:-1], axis=1))
 
         def drop(outputs: Array) -> Array:

@@ -58,7 +58,12 @@ class Network:
         return found
 
     def train(
-        self, params: PyTree, images: Images, *, model_state: PyTree = None, key: Array | None = None
+        self,
+        params: PyTree,
+        images: Images,
+        *,
+        model_state: PyTree = None,
+        key: Array | None = None,
     ) -> PyTree:
         """The outputs in training, and behind them the new state where there is one."""
         if not self.has_state:

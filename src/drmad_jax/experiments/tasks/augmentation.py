@@ -80,7 +80,9 @@ class AugmentationTask(Task):
         """Every strength before and after tuning, and training images as the network sees them."""
         from drmad_jax.experiments import plots
 
-        strengths = {name: float(STRENGTH_TRANSFORM.constrain(value)) for name, value in hparams.items()}
+        strengths = {
+            name: float(STRENGTH_TRANSFORM.constrain(value)) for name, value in hparams.items()
+        }
         figures = {"strengths": plots.changes(self.task.initial, strengths, label="strength")}
         if set(strengths) - {"smoothing"}:
             images = data.train.images[:_NUM_SHOWN]

@@ -99,8 +99,7 @@ class CloudsTask(Task):
         shown = cloud_plots.most_varied(np.asarray(data.test.labels), _NUM_SHOWN)
         images = data.test.images[shown]
         predicted = {
-            name: np.asarray(jnp.argmax(self._outputs(s, images), -1))
-            for name, s in states.items()
+            name: np.asarray(jnp.argmax(self._outputs(s, images), -1)) for name, s in states.items()
         }
         truth = np.asarray(data.test.labels[shown])
         return {

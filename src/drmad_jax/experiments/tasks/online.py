@@ -161,7 +161,9 @@ class OnlineTask(Task):
         )
         logits, new_state = outputs if self.network.has_state else (outputs, None)
         loss = cross_entropy(logits, hparams, batch.training)
-        validation = self.network(params.validation, batch.validation.images, model_state=model_state)
+        validation = self.network(
+            params.validation, batch.validation.images, model_state=model_state
+        )
         loss = loss + cross_entropy(validation, hparams, batch.validation)
         return (loss, new_state) if self.network.has_state else loss
 
@@ -178,12 +180,15 @@ def _for_pairs(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     """Gives the validation weights' gradient to the optimizer of the training weights."""
     inner: Callable[..., Any] = optax.with_extra_args_support(optimizer).update
 
-    def update(grads: Pair, state: PyTree, params: Pair | None = None) -> tuple[Pair, PyTree]:
-        weights = None if params is None else params.training
-        updates, state = inner(grads.training, state, weights, outer_grad=grads.validation)
-        return Pair(updates, updates), state
+    def init(params: Any) -> PyTree:
+        return optimizer.init(params.training)
 
-    return optax.GradientTransformation(lambda params: optimizer.init(params.training), update)
+    def update(updates: Any, state: PyTree, params: Any = None) -> tuple[Any, PyTree]:
+        weights = None if params is None else params.training
+        made, state = inner(updates.training, state, weights, outer_grad=updates.validation)
+        return Pair(made, made), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _mean(pytree: PyTree) -> Float[Array, ""]:
