@@ -59,6 +59,7 @@ def small():
     return network, images, *network.init(jax.random.key(1), images)
 
 
+@pytest.mark.slow
 def test_statistics_and_dropout_belong_to_training(small):
     network, images, params, state = small
     first, second = jax.random.split(jax.random.key(2))

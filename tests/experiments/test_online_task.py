@@ -27,6 +27,7 @@ def test_is_training_with_both_online_optimizers(tiny):
     optimizer = dj.online_penalties(rates, init=2 * np.exp(-3.0), log_step=0.1)
     params, state = inputs.params, optimizer.init(inputs.params)
 
+    @jax.jit
     def gradient(params, batch):
         def loss(params):
             logits = task.network(params, batch.images)
