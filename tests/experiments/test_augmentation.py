@@ -34,6 +34,7 @@ def test_strength_of_zero_changes_nothing(name):
     np.testing.assert_allclose(changed, IMAGES, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_every_image_is_changed_in_its_own_way(name):
     same = jnp.broadcast_to(IMAGES[:1], (2, 9, 9, 2))
@@ -110,6 +111,7 @@ def test_outer_loss_sees_plain_images(tiny, images):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_only_what_is_tuned_has_a_figure(tiny):
     task = make(tiny, tuned=["smoothing"])
     assert set(task.init_hparams()) == {"smoothing"}

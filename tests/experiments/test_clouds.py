@@ -119,6 +119,7 @@ def test_only_what_is_tuned_is_a_hyperparameter(tiny):
     assert set(make(tiny, tuned=["class_weights"]).init_hparams()) == {"class_weights"}
 
 
+@pytest.mark.slow
 def test_what_is_not_tuned_keeps_its_start(tiny, inputs):
     """Equal weights and the initial penalties, whether or not they are hyperparameters."""
     task, fixed = (

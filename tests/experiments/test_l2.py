@@ -50,6 +50,7 @@ def test_shapes_of_hyperparameters_of_convolutions(tiny, granularity, shapes):
     assert {name: value.shape for name, value in hparams.items()} == shapes
 
 
+@pytest.mark.slow
 def test_each_weight_of_a_convolution_has_its_penalty(tiny, images):
     tiny["model"] = {"kind": "conv", "channels": [2]}
     task = make(tiny, granularity="parameter", initial_log_l2=0.0)
