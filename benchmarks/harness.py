@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -198,7 +199,7 @@ def _command() -> str:
     """How this process was started, from the name of its main module."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else "?"
-    return " ".join(["python -m", name, *sys.argv[1:]])
+    return " ".join(["python -m", name, *map(shlex.quote, sys.argv[1:])])
 
 
 def _load_average() -> float | None:

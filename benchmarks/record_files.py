@@ -16,8 +16,8 @@ COMMANDS = {
     "reversible_memory": "python -m benchmarks.reversible_memory",
     "peers": "python -m benchmarks.peers",
     "peers_exact": (
-        'python -m benchmarks.peers --cases 500x1000 --subjects "stored()" '
-        '"jax.checkpoint on steps" --name peers_exact --seconds 150 --least 9'
+        "python -m benchmarks.peers --cases 500x1000 --subjects 'stored()' "
+        "'jax.checkpoint on steps' --name peers_exact --seconds 150 --least 9"
     ),
     "paper_claim": "python -m benchmarks.paper_claim",
     "first_result": "python -m benchmarks.first_result",

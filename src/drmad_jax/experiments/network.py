@@ -18,6 +18,9 @@ from drmad_jax.experiments.sections import ConvConfig, DenseNetConfig, ImagesCon
 # Images that a network with many activations sees at a time when it is judged.
 _AT_ONCE = 250
 
+# The sections `[model]` that `classifier` takes.
+CLASSIFIERS = (MLPConfig, ConvConfig, DenseNetConfig)
+
 Images = Float[Array | np.ndarray, "n h w c"]
 
 
@@ -50,8 +53,7 @@ class Network:
 
         def note(key: Array) -> None:
             params, _ = self.init(key, jnp.zeros((1, *image_shape)))
-            layers = {name: layer for name, layer in params.items() if "kernel" in layer}
-            found.update({name: layer["kernel"].shape for name, layer in layers.items()})
+            found.update({name: kernel.shape for name, kernel in kernels_of(params).items()})
 
         # What comes out of a JAX transformation would be sorted by name.
         jax.eval_shape(note, jax.random.key(0))
@@ -95,6 +97,24 @@ class Network:
         return jax.lax.map(of_one, jnp.asarray(images), batch_size=_AT_ONCE)
 
 
+def kernels_of(params: PyTree) -> dict[str, Array]:
+    """The kernels by their layer's name, of those layers that have one."""
+    return {name: layer["kernel"] for name, layer in params.items() if "kernel" in layer}
+
+
+def perceptron(model: MLPConfig, data: ImagesConfig) -> MLP:
+    """The network of a section `[model]` of its kind, with an output for each class.
+
+    Args:
+        model: The section.
+        data: The section that names the data set.
+
+    Returns:
+        A flax module.
+    """
+    return MLP((*model.hidden, DATASETS[data.dataset].num_classes), model.activation)
+
+
 def classifier(model: MLPConfig | ConvConfig | DenseNetConfig, data: ImagesConfig) -> Network:
     """The network of section `[model]`, with an output for each class.
 
@@ -110,7 +130,7 @@ def classifier(model: MLPConfig | ConvConfig | DenseNetConfig, data: ImagesConfi
     """
     num_classes = DATASETS[data.dataset].num_classes
     if isinstance(model, MLPConfig):
-        return Network(MLP((*model.hidden, num_classes), model.activation), model.init_log_scale)
+        return Network(perceptron(model, data), model.init_log_scale)
     if isinstance(model, ConvConfig):
         return Network(ConvNet(model.channels, model.kernel_size, num_classes, model.activation))
     # Beside the blocks there are the stem, two transitions and the head.

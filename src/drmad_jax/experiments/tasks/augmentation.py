@@ -17,7 +17,7 @@ from drmad_jax.experiments.datasets import Images, ImageSplits
 from drmad_jax.experiments.network import Network, classifier
 from drmad_jax.experiments.sections import AugmentationConfig, ConvConfig, ImagesConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, load, scores
+from drmad_jax.experiments.tasks.classification import cross_entropy, fresh_inputs, load, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,11 +63,13 @@ class AugmentationTask(Task):
 
     def sample(self, key: Array, data: ImageSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
-        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-        train, valid = hold_out(split_key, data.train, self.data.num_valid)
-        params, _ = self.network.init(params_key, valid.images)
-        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
-        return Inputs(params, batches, valid, key=run_key)
+        return fresh_inputs(
+            key,
+            data.train,
+            self.network,
+            num_valid=self.data.num_valid,
+            batch_size=self.config.inner.batch_size,
+        )
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: ImageSplits

@@ -1,15 +1,17 @@
-"""What tasks on labelled images share: data, network, validation set, loss and judging."""
+"""What tasks on labelled images share: data, validation set, loss and judging."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits, load_splits
-from drmad_jax.experiments.models import MLP
-from drmad_jax.experiments.sections import ImagesConfig, MLPConfig
+import drmad_jax as dj
+from drmad_jax.experiments.datasets import Images, ImageSplits, load_splits
+from drmad_jax.experiments.network import Network
+from drmad_jax.experiments.sections import ImagesConfig
+from drmad_jax.experiments.tasks.base import Inputs
 
 T = TypeVar("T")
 
@@ -27,19 +29,6 @@ def load(data: ImagesConfig) -> ImageSplits:
     return jax.device_put(splits)
 
 
-def perceptron(model: MLPConfig, data: ImagesConfig) -> MLP:
-    """The network of section `[model]`, with an output for each class.
-
-    Args:
-        model: The section.
-        data: The section that names the data set.
-
-    Returns:
-        A flax module.
-    """
-    return MLP((*model.hidden, DATASETS[data.dataset].num_classes), model.activation)
-
-
 def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:
     """Draws a validation set.
 
@@ -54,6 +43,28 @@ def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:
     order = jax.random.permutation(key, jax.tree.leaves(examples)[0].shape[0])
     take = lambda rows: jax.tree.map(lambda x: x[rows], examples)
     return take(order[num_valid:]), take(order[:num_valid])
+
+
+def fresh_inputs(
+    key: Array, examples: Any, network: Network, *, num_valid: int, batch_size: int
+) -> Inputs:
+    """A new split into training and validation set, new weights, new minibatches.
+
+    Args:
+        key: Key of the draws.
+        examples: What to split, arrays with the same leading axis, `images` among them.
+        network: What is trained.
+        num_valid: How many examples are held out.
+        batch_size: Examples per minibatch.
+
+    Returns:
+        What one training run starts from.
+    """
+    split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
+    train, valid = hold_out(split_key, examples, num_valid)
+    params, model_state = network.init(params_key, valid.images)
+    batches = dj.minibatches(train, batch_size, batch_key)
+    return Inputs(params, batches, valid, model_state, run_key)
 
 
 def cross_entropy(

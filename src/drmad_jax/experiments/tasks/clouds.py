@@ -16,10 +16,10 @@ from drmad_jax.experiments import clouds, geotiff, segmentation
 from drmad_jax.experiments.augmentations import STRENGTH_TRANSFORM
 from drmad_jax.experiments.clouds import BANDS, CLASSES, Patches, PatchSplits
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.network import Network
+from drmad_jax.experiments.network import Network, kernels_of
 from drmad_jax.experiments.sections import CloudsConfig, CloudsTaskConfig, PyramidConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
-from drmad_jax.experiments.tasks.classification import hold_out
+from drmad_jax.experiments.tasks.classification import fresh_inputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,11 +73,13 @@ class CloudsTask(Task):
 
     def sample(self, key: Array, data: PatchSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
-        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-        train, valid = hold_out(split_key, data.train, self.data.num_valid)
-        params, model_state = self.network.init(params_key, valid.images)
-        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
-        return Inputs(params, batches, valid, model_state, run_key)
+        return fresh_inputs(
+            key,
+            data.train,
+            self.network,
+            num_valid=self.data.num_valid,
+            batch_size=self.config.inner.batch_size,
+        )
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: PatchSplits
@@ -149,9 +151,9 @@ class CloudsTask(Task):
         return self.network.train(params, images, model_state=model_state, key=key)
 
     def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
-        start = dict.fromkeys(_kernels(params), self.task.initial_log_l2)
+        start = dict.fromkeys(kernels_of(params), self.task.initial_log_l2)
         log_l2 = hparams.get("penalties", start)
-        squares = {name: jnp.sum(jnp.square(kernel)) for name, kernel in _kernels(params).items()}
+        squares = {name: jnp.sum(jnp.square(kernel)) for name, kernel in kernels_of(params).items()}
         return sum((jnp.exp(log_l2[k]) * squares[k] for k in squares), jnp.zeros(()))
 
     def _outer_loss(
@@ -197,10 +199,6 @@ def _criterion(
 
 def _strengths(hparams: PyTree) -> dict[str, Array]:
     return dj.transforms.constrain(STRENGTH_TRANSFORM, hparams["augmentation"])
-
-
-def _kernels(params: PyTree) -> dict[str, Any]:
-    return {name: layer["kernel"] for name, layer in params.items() if "kernel" in layer}
 
 
 def _readable(hparams: PyTree) -> dict[str, dict[str, float]]:

@@ -6,23 +6,16 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits
-from drmad_jax.experiments.network import Network, classifier
-from drmad_jax.experiments.sections import (
-    ConvConfig,
-    DenseNetConfig,
-    ImagesConfig,
-    L2Config,
-    MLPConfig,
-)
+from drmad_jax.experiments.network import CLASSIFIERS, Network, classifier, kernels_of
+from drmad_jax.experiments.sections import ImagesConfig, L2Config
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, load, scores
+from drmad_jax.experiments.tasks.classification import cross_entropy, fresh_inputs, load, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +43,7 @@ class L2Task(Task):
     def of(cls, config: Config) -> L2Task:
         """The task of a configuration with labelled images and a network for them."""
         data = section(config.data, ImagesConfig, "data", config)
-        model = section(config.model, (MLPConfig, ConvConfig, DenseNetConfig), "model", config)
+        model = section(config.model, CLASSIFIERS, "model", config)
         task = section(config.task, L2Config, "task", config)
         return cls(config, task, data, classifier(model, data))
 
@@ -72,11 +65,13 @@ class L2Task(Task):
 
     def sample(self, key: Array, data: ImageSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
-        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-        train, valid = hold_out(split_key, data.train, self.data.num_valid)
-        params, model_state = self.network.init(params_key, valid.images)
-        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
-        return Inputs(params, batches, valid, model_state, run_key)
+        return fresh_inputs(
+            key,
+            data.train,
+            self.network,
+            num_valid=self.data.num_valid,
+            batch_size=self.config.inner.batch_size,
+        )
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
@@ -131,7 +126,7 @@ class L2Task(Task):
             return params
         scaled = {
             name: params[name] | {"kernel": kernel * jnp.exp(self._per_kernel(hparams, name))}
-            for name, kernel in _kernels(params).items()
+            for name, kernel in kernels_of(params).items()
         }
         return params | scaled
 
@@ -160,13 +155,9 @@ class L2Task(Task):
                 return math.exp(_RESCALED_LOG_L2) * jnp.sum(squares)
             return jnp.sum(jnp.exp(self._per_kernel(hparams, name)) * squares)
 
-        return sum((of_layer(*item) for item in _kernels(params).items()), jnp.zeros(()))
+        return sum((of_layer(*item) for item in kernels_of(params).items()), jnp.zeros(()))
 
     def _outer_loss(
         self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree = None
     ) -> Float[Array, ""]:
         return cross_entropy(self._outputs(params, hparams, batch, model_state), hparams, batch)
-
-
-def _kernels(params: PyTree) -> dict[str, Array]:
-    return {name: layer["kernel"] for name, layer in params.items() if "kernel" in layer}

@@ -14,13 +14,13 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import DATASETS, Images
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models import MLP, init_params
+from drmad_jax.experiments.network import perceptron
 from drmad_jax.experiments.sections import ImagesConfig, LearnedDataConfig, MLPConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
 from drmad_jax.experiments.tasks.classification import (
     cross_entropy,
     hold_out,
     load,
-    perceptron,
     scores,
 )
 from drmad_jax.experiments.tasks.full_batch import inner_batches

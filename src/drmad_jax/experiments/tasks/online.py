@@ -16,14 +16,8 @@ import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import Images, ImageSplits
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.network import Network, classifier
-from drmad_jax.experiments.sections import (
-    ConvConfig,
-    DenseNetConfig,
-    ImagesConfig,
-    MLPConfig,
-    OnlineConfig,
-)
+from drmad_jax.experiments.network import CLASSIFIERS, Network, classifier
+from drmad_jax.experiments.sections import ImagesConfig, OnlineConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
 from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, load, scores
 
@@ -81,7 +75,7 @@ class OnlineTask(Task):
                 f"on to the next: set 0, got {config.outer.num_steps}"
             )
         data = section(config.data, ImagesConfig, "data", config)
-        model = section(config.model, (MLPConfig, ConvConfig, DenseNetConfig), "model", config)
+        model = section(config.model, CLASSIFIERS, "model", config)
         return cls(config, task, data, classifier(model, data))
 
     @property

@@ -17,13 +17,13 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import Images, ImageSplits
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models import MLP, init_params
+from drmad_jax.experiments.network import perceptron
 from drmad_jax.experiments.sections import ImagesConfig, MLPConfig, TrainingConfig
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
 from drmad_jax.experiments.tasks.classification import (
     cross_entropy,
     hold_out,
     load,
-    perceptron,
     scores,
 )
 
