@@ -52,6 +52,16 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(config_file, tmp_p
         jax.config.update(name, chosen)
 
 
+def test_smoke_runs_compile_quickly(tmp_path):
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        main(["run", str(tmp_path / "nowhere.toml"), "--smoke"])
+        assert jax.config.values["jax_disable_most_optimizations"]
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
 def test_config_error_is_exit_code_2(config_file, tmp_path, capsys):
     assert main(["run", str(config_file), "--set", "inner.nun_steps=3"]) == 2
     error = capsys.readouterr().err

@@ -39,7 +39,8 @@ def fake_mnist(tmp_path, monkeypatch, cache):
 
     def decode(*arguments):
         calls.append(arguments)
-        return np.full((4, 28, 28, 1), 51, np.uint8), np.arange(4, dtype=np.uint8)
+        count = min(arguments[-1], 6)
+        return np.full((count, 28, 28, 1), 51, np.uint8), np.arange(count, dtype=np.uint8)
 
     monkeypatch.setattr(datasets, "_decode", decode)
     return folder, calls
@@ -102,9 +103,21 @@ def test_damaged_cache_is_rebuilt(fake_mnist, cache, damage):
     contents = bytearray(file.read_bytes())
     contents[len(contents) // 2] ^= 0xFF
     file.write_bytes(contents if damage is None else damage)
-    assert load_images("mnist", "train", 4).labels.tolist() == [0, 1, 2, 3]
-    load_images("mnist", "train", 4)
+    assert load_images("mnist", "train", 3).labels.tolist() == [0, 1, 2]
+    load_images("mnist", "train", 3)
     assert len(calls) == 2
+
+
+def test_no_more_are_decoded_than_asked_for(fake_mnist):
+    _, calls = fake_mnist
+    for count in (3, 5, 4):
+        assert load_images("mnist", "train", count).labels.tolist() == list(range(count))
+    assert [call[-1] for call in calls] == [3, 5]
+
+
+def test_more_than_were_prepared(fake_mnist):
+    with pytest.raises(DatasetError, match="mnist: 9 train examples asked for, 6 there"):
+        load_images("mnist", "train", 9)
 
 
 def test_changed_files_are_decoded_again(fake_mnist):

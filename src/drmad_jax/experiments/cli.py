@@ -122,7 +122,9 @@ def _add_config(command: argparse.ArgumentParser) -> Any:
     variants = command.add_mutually_exclusive_group()
     variants.add_argument("--variant", metavar="NAME", help="a variant of the config")
     command.add_argument(
-        "--smoke", action="store_true", help="with the config's settings for a quick test"
+        "--smoke",
+        action="store_true",
+        help="with the config's settings for a quick test, compiled without optimisation",
     )
     command.add_argument(
         "--set", dest="overrides", metavar="a.b=value", action="append", default=[],
@@ -143,12 +145,21 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "drmad_jax"))
 
 
+def _compile_quickly() -> None:
+    """A smoke run takes few steps; compiling them well would be most of its time."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 def _run(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import config as configs
     from drmad_jax.experiments.run import run
     from drmad_jax.experiments.run_all import folder_of
 
     _keep_compiled_programs()
+    if options.smoke:
+        _compile_quickly()
     if options.all:
         _run_all(options)
         return

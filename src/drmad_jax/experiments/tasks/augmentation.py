@@ -88,7 +88,9 @@ class AugmentationTask(Task):
         figures = {"strengths": plots.changes(self.task.initial, strengths, label="strength")}
         if set(strengths) - {"smoothing"}:
             images = data.train.images[:_NUM_SHOWN]
-            changed = augment(jax.random.key(self.config.seed), images, _augmentations(hparams))
+            changed = jax.jit(augment)(
+                jax.random.key(self.config.seed), images, _augmentations(hparams)
+            )
             rows = {"as they are": images, "augmented": changed}
             figures["augmented_images"] = plots.image_rows(
                 {name: np.clip(row, 0, 1) for name, row in rows.items()}

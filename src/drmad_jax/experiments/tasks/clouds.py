@@ -94,20 +94,24 @@ class CloudsTask(Task):
         """Test patches, truth and prediction before and after tuning, of one training run each."""
         from drmad_jax.experiments import cloud_plots
 
-        sample, train = jax.jit(self.sample), self._train()
-        inputs = sample(jax.random.key(self.config.seed), data)
-        states = {"before": train(self.init_hparams(), inputs), "after": train(hparams, inputs)}
-        scored = {name: self.evaluate(state, hparams, data) for name, state in states.items()}
-        shown = cloud_plots.most_varied(np.asarray(data.test.labels), _NUM_SHOWN)
-        images = data.test.images[shown]
-        predicted = {
-            name: np.asarray(jnp.argmax(self._outputs(s, images), -1)) for name, s in states.items()
-        }
-        truth = np.asarray(data.test.labels[shown])
+        labels = np.asarray(data.test.labels)
+        shown = cloud_plots.most_varied(labels, _NUM_SHOWN)
+        inputs = jax.jit(self.sample)(jax.random.key(self.config.seed), data)
+
+        @jax.jit
+        def trained(hparams, inputs, data):
+            state = self._trained(hparams, inputs)
+            predicted = jnp.argmax(self._outputs(state, data.test.images[shown]), -1)
+            return self.evaluate(state, hparams, data), predicted
+
+        given = {"before": jax.tree.map(np.asarray, self.init_hparams()), "after": hparams}
+        results = {name: trained(each, inputs, data) for name, each in given.items()}
+        predicted = {name: np.asarray(found) for name, (_, found) in results.items()}
+        images = np.asarray(data.test.images)[shown]
         return {
-            "predictions": cloud_plots.predictions(np.asarray(images), truth, predicted),
+            "predictions": cloud_plots.predictions(images, labels[shown], predicted),
             "iou": cloud_plots.bars(
-                {k: [v[f"iou_{c}"] for c in CLASSES] for k, v in scored.items()}
+                {k: [scores[f"iou_{c}"] for c in CLASSES] for k, (scores, _) in results.items()}
             ),
             "hyperparameters": cloud_plots.hyperparameters(
                 _readable(self.init_hparams()), _readable(hparams)
@@ -124,17 +128,15 @@ class CloudsTask(Task):
             "augmentation": {"brightness": strength, "noise": strength},
         }
 
-    def _train(self) -> Any:
-        """Training once, compiled: `(hparams, inputs) -> state`."""
+    def _trained(self, hparams: PyTree, inputs: Inputs) -> dj.TrainState:
+        """The end of training once."""
         train = dj.train(self.problem, num_steps=self.config.inner.num_steps, method=dj.implicit())
-        return jax.jit(
-            lambda hparams, inputs: train(
-                hparams,
-                inputs.params,
-                inputs.inner_batches,
-                model_state=inputs.model_state,
-                key=inputs.key,
-            )
+        return train(
+            hparams,
+            inputs.params,
+            inputs.inner_batches,
+            model_state=inputs.model_state,
+            key=inputs.key,
         )
 
     def _outputs(
