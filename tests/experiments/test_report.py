@@ -141,7 +141,10 @@ def test_tables(root):
     assert less[0] == ["variant", "outer loss", "test error (%)"]
     assert less[1] == ["late", "−0.1000 ± 0.0000", "−5.0000 ± 0.0000"]
     assert column(less, "variant") == ["late", "bad"]
-    assert other[0][1] == "test loss, before"
+    assert other[0] == ["metric", "variant", "before", "after", "difference"]
+    assert [row[:2] for row in other[1:]] == [
+        ["test loss", "base"], ["test loss", "late"], ["test loss", "bad"]
+    ]  # fmt: skip
     assert column(runs, "status") == [
         "complete", "complete", "stopped at step 2", "unfinished, 2 of 3"
     ]  # fmt: skip

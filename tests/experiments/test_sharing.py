@@ -44,8 +44,8 @@ def alphabets(monkeypatch):
 
 @pytest.fixture
 def make(tiny):
-    def make(data=None, **task):
-        inner = {"num_steps": NUM_STEPS, "batch_size": 4}
+    def make(data=None, batch_size=4, **task):
+        inner = {"num_steps": NUM_STEPS, "batch_size": batch_size}
         changes = {"data": DATA | (data or {}), "task": {"kind": "sharing", **task}}
         return make_task(configs.parse(tiny | changes | {"inner": tiny["inner"] | inner}))
 
@@ -100,6 +100,19 @@ def test_evaluation_takes_the_test_drawings(make):
     result = task.evaluate(dj.init_state(task.problem, hparams, params), hparams, data)
     assert data.test.shape == (3, 3, 17, 9)
     np.testing.assert_allclose(result["test_error"], np.mean(1 - 1 / SIZES), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_training_loss_takes_all_training_drawings(make, batch_size):
+    task = make(batch_size=batch_size)
+    inputs, hparams = sample(task), task.init_hparams()
+    state = dj.init_state(task.problem, hparams, inputs.params)
+    result = task.evaluate_fresh(inputs, state, hparams, task.load_data())
+    train = inputs.inner_batches.data
+    assert train.shape == (4, 3, 17, 9)
+    assert not np.isin(train[:, 0, 0, 0], inputs.outer_batch[:, 0, 0, 0]).any()
+    expected = task.problem.outer_loss(inputs.params, hparams, train)
+    np.testing.assert_allclose(result["train_loss"], expected, rtol=1e-6)
 
 
 def hypergradient(task, method):

@@ -24,6 +24,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "outer_loss": Metric("outer loss"),
+    "train_loss": Metric("training loss"),
     "test_loss": Metric("test loss"),
     "test_error": Metric("test error (%)", 100),
     "retrained_error": Metric("test error, retrained (%)", 100),

@@ -42,7 +42,7 @@ def make_trial(config: Config, task: Task) -> Callable[[PyTree, Array, PyTree], 
         return {
             "outer_loss": loss,
             **task.evaluate(state, hparams, data),
-            **task.evaluate_fresh(inputs, hparams, data),
+            **task.evaluate_fresh(inputs, state, hparams, data),
         }
 
     return trial

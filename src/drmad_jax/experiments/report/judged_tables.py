@@ -70,22 +70,22 @@ def other_metrics(runs: Sequence[Run]) -> Table | None:
         runs: The runs of one experiment.
 
     Returns:
-        A table; `None` if there is nothing else.
+        A table with a row for each metric and judged run; `None` if there is nothing else.
     """
     main = headlines(runs)
     names = dict.fromkeys(name for run in runs for name in run.judged if name not in main)
     if not names:
         return None
-    header = ["variant"]
-    for name in names:
-        header += [f"{metric(name).label}, before", "after", "difference"]
     # Nobody knows here whether more or less of it is better.
     plain = lambda cells: [Cell(cell.text) for cell in cells]
     rows = [
-        [Cell(run.label), *(cell for name in names for cell in plain(_judged(run, name)))]
+        [Cell(metric(name).label), Cell(run.label), *plain(_judged(run, name))]
+        for name in names
         for run in runs
+        if name in run.judged
     ]
-    return Table("Other metrics on the fresh seeds", header, rows)
+    header = ["metric", "variant", "before", "after", "difference"]
+    return Table("Other metrics on the fresh seeds", header, rows, num_texts=2)
 
 
 def estimate(found: Mapping[str, Any] | None, factor: float = 1) -> str:

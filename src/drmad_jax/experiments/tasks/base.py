@@ -68,10 +68,10 @@ class Task(Protocol):
         ...
 
     def evaluate_fresh(
-        self, inputs: Inputs, hparams: PyTree, data: PyTree
+        self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: PyTree
     ) -> dict[str, Float[Array, ""]]:
         """Further scalars for fresh seeds alone: what costs too much at every outer step."""
-        del inputs, hparams, data
+        del inputs, state, hparams, data
         return {}
 
     def figures(self, hparams: PyTree, data: PyTree) -> dict[str, Figure]:

@@ -146,9 +146,10 @@ class HyperCleaningTask(Task):
         return scores(logits, data.test) | retrieval(found, data.train.labels != data.true_labels)
 
     def evaluate_fresh(
-        self, inputs: Inputs, hparams: PyTree, data: CleaningData
+        self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: CleaningData
     ) -> dict[str, Float[Array, ""]]:
         """The error of a new training on the examples that were kept and the validation ones."""
+        del state
         num_pool = self.data.num_train
         pool = Weighted(
             jnp.concatenate([data.train.images, data.valid.images]),

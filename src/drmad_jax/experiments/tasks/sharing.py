@@ -114,6 +114,14 @@ class SharingTask(Task):
             "test_error": self._by_alphabet(wrong.astype(jnp.float32)).mean(),
         }
 
+    def evaluate_fresh(
+        self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: AlphabetSplits
+    ) -> dict[str, Float[Array, ""]]:
+        """Loss on all training drawings, the mean over alphabets."""
+        del data
+        logits = self._predict(state.params, hparams, inputs.inner_batches.data)
+        return {"train_loss": self._by_alphabet(_losses(logits)).mean()}
+
     def figures(self, hparams: PyTree, data: AlphabetSplits) -> dict[str, Figure]:
         """The correlations of each layer's weights, and some characters of each alphabet."""
         from drmad_jax.experiments import sharing_plots
