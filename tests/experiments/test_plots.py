@@ -50,3 +50,12 @@ def test_curves_survive_a_value_that_is_not_finite():
 def test_single_values_are_drawn_as_points():
     figure = plots.distributions({"all": np.float32(-3.0)}, -4.4, label="log L2 penalty")
     assert figure.axes[0].lines
+
+
+def test_many_arrays_fit_on_a_page():
+    values = {f"layer_{i}": np.arange(100.0) + i for i in range(40)}
+    figure = plots.distributions(values, 0.0, label="log L2 penalty")
+    assert figure.get_size_inches()[1] < 9
+    (axes,) = figure.axes
+    assert axes.get_yticklabels()[39].get_text() == "layer_39 (100)"
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), 49.5 + np.arange(40))

@@ -31,6 +31,8 @@ COLOR_MAP = "cividis"
 DIVERGING_MAP = "PuOr"
 COLUMN_WIDTH = 3.4  # inches, one column of a two-column page
 _DPI = 200
+# Of more arrays than that, histograms make a figure that fits no page.
+_MOST_HISTOGRAMS = 12
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "figure.labelsize": 8,
@@ -144,7 +146,10 @@ def images_by_class(images: Float[np.ndarray, "classes k h w"]) -> Figure:
 
 
 def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str) -> Figure:
-    """How learned values lie around where they started, one panel for each array.
+    """How learned values lie around where they started, one histogram for each array.
+
+    Where there are many arrays, a row for each takes their place: its median, the middle half and
+    the middle nine tenths of it.
 
     Args:
         values: Arrays by name; single values are drawn as points, not as histograms.
@@ -152,8 +157,10 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
         label: What they are, for the axis.
 
     Returns:
-        A figure with panels that share their horizontal axis.
+        A figure whose arrays share their horizontal axis.
     """
+    if len(values) > _MOST_HISTOGRAMS:
+        return _ranges(values, start, label=label)
     height = 0.5 + 0.75 * len(values)
     figure = Figure(figsize=(COLUMN_WIDTH, max(height, 1.5)), layout="constrained")
     panels = figure.subplots(len(values), sharex=True, squeeze=False)[:, 0]
@@ -170,6 +177,23 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
         axes.set_title(f"{name} ({array.size})", loc="left", fontsize=8)
     panels[-1].set_xlabel(f"{label} (dashed: start)")
     figure.supylabel("count")
+    return figure
+
+
+def _ranges(values: Mapping[str, np.ndarray], start: float, *, label: str) -> Figure:
+    figure = Figure(figsize=(COLUMN_WIDTH, 0.6 + 0.15 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    rows = range(len(values))
+    quantiles = [np.quantile(array, [0.05, 0.25, 0.5, 0.75, 0.95]) for array in values.values()]
+    least, low, middle, high, most = np.transpose(quantiles)
+    axes.hlines(rows, least, most, color=BLUE, linewidth=0.8)
+    axes.hlines(rows, low, high, color=BLUE, linewidth=3)
+    axes.plot(middle, rows, "o", color="white", markeredgecolor=BLUE)
+    axes.axvline(start, color=ORANGE, linestyle="--", linewidth=1)
+    names = [f"{name} ({np.size(array)})" for name, array in values.items()]
+    axes.set_yticks(rows, names, fontsize=6)
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.set_xlabel(f"{label} (dashed: start)\nmedian, middle half, middle nine tenths")
     return figure
 
 
