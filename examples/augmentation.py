@@ -55,5 +55,5 @@ for step in range(15):
 
 # %% Training images as they are, and as the last network saw them
 augmented = augment(jax.random.key(0), x[:8], jax.tree.map(jnp.exp, log_strengths))
-framed = jnp.pad(jnp.hstack([x[:8], augmented]), ((0, 0), (1, 1), (1, 1)), constant_values=0.5)
-plt.imsave("augmentation.png", jnp.hstack(framed).clip(0, 1).repeat(9, 0).repeat(9, 1), cmap="gray")
+both = jnp.pad(jnp.hstack([x[:8], augmented]), ((0, 0), (1, 1), (1, 1)), constant_values=0.5)
+plt.imsave("augmentation.png", jnp.hstack(both).clip(0, 1).repeat(20, 0).repeat(20, 1), cmap="gray")
