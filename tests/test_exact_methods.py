@@ -93,7 +93,7 @@ def test_unrolled_equals_an_eager_python_loop(oracle):
     assert error < TOLERANCE["float64"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("chain", chains(["momentum", "adam"], ("momentum",)))
 @pytest.mark.parametrize(
     "method",
