@@ -85,6 +85,7 @@ def eager_hypergradient(chain):
         return jax.grad(outer, argnums=(0, 1))(problems.hparams(), problems.params())
 
 
+@pytest.mark.parametrize("oracle", chains(problems.CHAINS, ("momentum",)), indirect=True)
 def test_unrolled_equals_an_eager_python_loop(oracle):
     chain, reference = oracle
     grad, initial_params_grad = eager_hypergradient(chain)

@@ -54,7 +54,9 @@ def compute_all(problem, methods, *args, **kwargs):
         return jit(compute)(args, kwargs)
 
 
-@pytest.mark.parametrize("chain", ["adam", "multi_steps", "injected", "noisy"])
+@pytest.mark.parametrize(
+    "chain", ["adam", "multi_steps", "injected", pytest.param("noisy", marks=pytest.mark.slow)]
+)
 def test_equals_unrolled(chain):
     problem = dj.Problem(inner_loss, outer_loss, CHAINS[chain])
     methods = [dj.unrolled(), forward()]

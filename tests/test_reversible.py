@@ -202,7 +202,8 @@ def test_training_is_differentiable():
     assert relative_error(jax.jit(jax.grad(outer))(h), reference) < TOLERANCE["float64"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_without_64_bits(dtype):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         reference = compiled(dj.stored())(*arguments(dtype))
@@ -212,6 +213,7 @@ def test_without_64_bits(dtype):
     assert relative_error(out.grad, reference.grad) < TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 def test_memory_law():
     for momentum in (0.5, 0.9, 0.98):
         h, params, batches, _ = arguments(num_steps=3000, momentum=momentum)

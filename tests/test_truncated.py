@@ -36,7 +36,7 @@ def last_steps(**method):
     [
         dj.checkpointed(every=2),
         dj.checkpointed(every=(4, 2)),
-        dj.reversible(min_momentum=0.8),
+        pytest.param(dj.reversible(min_momentum=0.8), marks=pytest.mark.slow),
         dj.drmad(knots=NUM_STEPS + 1, curvature="hessian"),
         pytest.param(dj.checkpointed(budget=4), marks=pytest.mark.slow),
     ],

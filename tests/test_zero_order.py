@@ -124,6 +124,7 @@ def test_a_new_key_compiles_nothing_and_draws_anew():
     assert not np.allclose(flat(first.grad), flat(second.grad))
 
 
+@pytest.mark.slow
 def test_key_of_the_call_or_of_the_method():
     """The losses take no key: it is for the perturbations alone."""
 

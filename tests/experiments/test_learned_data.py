@@ -131,6 +131,7 @@ def test_images_that_stay_alike_are_refused(tiny):
         make_task(parse(tiny, images_per_class=2))
 
 
+@pytest.mark.slow
 def test_without_noise_the_images_of_a_class_have_the_same_hypergradient(tiny, data):
     task = make_task(parse(tiny, images_per_class=2, batch_size=20, tuned=False))
     hypergradient = dj.hypergradient(task.problem, num_steps=5, method=dj.stored())

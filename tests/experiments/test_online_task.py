@@ -17,6 +17,7 @@ def make(tiny, **task):
     return config, make_task(config)
 
 
+@pytest.mark.slow
 def test_is_training_with_both_online_optimizers(tiny):
     """Against a plain loop over the same batches, each gradient taken by itself."""
     tiny["inner"]["num_steps"] = 5

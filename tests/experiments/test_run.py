@@ -61,7 +61,7 @@ DRAWING = [
 @pytest.mark.parametrize(
     "method",
     [
-        {"name": "implicit", "max_iterations": 3},
+        pytest.param({"name": "implicit", "max_iterations": 3}, marks=pytest.mark.slow),
         *(pytest.param(method, marks=pytest.mark.slow) for method in DRAWING),
     ],
     ids=lambda method: method["name"],

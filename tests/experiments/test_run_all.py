@@ -61,6 +61,7 @@ def test_folder_of_a_single_run_is_refused(finished, config_file):
         next(run_all(load_all(config_file), root / "base"))
 
 
+@pytest.mark.slow
 def test_command_runs_all_and_says_what_stopped(config_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["run", str(config_file), "--all", "--smoke"]) == 0
