@@ -58,12 +58,10 @@ DRAWING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param({"name": "implicit", "max_iterations": 3}, marks=pytest.mark.slow),
-        *(pytest.param(method, marks=pytest.mark.slow) for method in DRAWING),
-    ],
+    [{"name": "implicit", "max_iterations": 3}, *DRAWING],
     ids=lambda method: method["name"],
 )
 def test_methods_that_do_not_go_back_step_by_step_have_no_cotangent_norm(tiny, tmp_path, method):

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, PyTree
 
-import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.outer_step import Metrics
 from drmad_jax.experiments.tasks import Task
+from drmad_jax.experiments.tasks.base import train_once
 
 # No outer step comes so far.
 _FRESH = 2**32 - 1
@@ -26,18 +26,10 @@ def make_trial(config: Config, task: Task) -> Callable[[PyTree, Array, PyTree], 
         `evaluate` and `evaluate_fresh` tell.
     """
     problem = task.problem
-    # It remembers the end of training alone, and asks for no derivative of the optimizer.
-    train = dj.train(problem, num_steps=config.inner.num_steps, method=dj.implicit())
 
     def trial(hparams: PyTree, key: Array, data: PyTree) -> Metrics:
         inputs = task.sample(key, data)
-        state = train(
-            hparams,
-            inputs.params,
-            inputs.inner_batches,
-            model_state=inputs.model_state,
-            key=inputs.key,
-        )
+        state = train_once(problem, hparams, inputs, config.inner.num_steps)
         loss = problem.outer(state.params, hparams, inputs.outer_batch, state.model_state)
         return {
             "outer_loss": loss,

@@ -63,13 +63,7 @@ class AugmentationTask(Task):
 
     def sample(self, key: Array, data: ImageSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
-        return fresh_inputs(
-            key,
-            data.train,
-            self.network,
-            num_valid=self.data.num_valid,
-            batch_size=self.config.inner.batch_size,
-        )
+        return fresh_inputs(key, data.train, self.network, self.config)
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: ImageSplits

@@ -79,6 +79,26 @@ class Task(Protocol):
         ...
 
 
+def train_once(
+    problem: dj.Problem, hparams: PyTree, inputs: Inputs, num_steps: int
+) -> dj.TrainState:
+    """The end of one training run, at the memory of one training state.
+
+    Args:
+        problem: The problem.
+        hparams: Hyperparameters.
+        inputs: What training starts from.
+        num_steps: Number of steps.
+
+    Returns:
+        The final state.
+    """
+    # It remembers the end of training alone, and asks for no derivative of the optimizer.
+    train = dj.train(problem, num_steps=num_steps, method=dj.implicit())
+    params, batches = inputs.params, inputs.inner_batches
+    return train(hparams, params, batches, model_state=inputs.model_state, key=inputs.key)
+
+
 def check_tuned(tuned: Sequence[str]) -> None:
     """Checks a list of what is learned, the key `tuned` of a section `[task]`.
 

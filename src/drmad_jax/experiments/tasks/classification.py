@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
+from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.datasets import Images, ImageSplits, load_splits
 from drmad_jax.experiments.network import Network
 from drmad_jax.experiments.sections import ImagesConfig
@@ -45,25 +46,22 @@ def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:
     return take(order[num_valid:]), take(order[:num_valid])
 
 
-def fresh_inputs(
-    key: Array, examples: Any, network: Network, *, num_valid: int, batch_size: int
-) -> Inputs:
+def fresh_inputs(key: Array, examples: Any, network: Network, config: Config) -> Inputs:
     """A new split into training and validation set, new weights, new minibatches.
 
     Args:
         key: Key of the draws.
         examples: What to split, arrays with the same leading axis, `images` among them.
         network: What is trained.
-        num_valid: How many examples are held out.
-        batch_size: Examples per minibatch.
+        config: The configuration: how many are held out, how many make a minibatch.
 
     Returns:
         What one training run starts from.
     """
     split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-    train, valid = hold_out(split_key, examples, num_valid)
+    train, valid = hold_out(split_key, examples, config.data.num_valid)
     params, model_state = network.init(params_key, valid.images)
-    batches = dj.minibatches(train, batch_size, batch_key)
+    batches = dj.minibatches(train, config.inner.batch_size, batch_key)
     return Inputs(params, batches, valid, model_state, run_key)
 
 

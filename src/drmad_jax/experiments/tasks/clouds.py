@@ -18,7 +18,7 @@ from drmad_jax.experiments.clouds import BANDS, CLASSES, Patches, PatchSplits
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.network import Network, kernels_of
 from drmad_jax.experiments.sections import CloudsConfig, CloudsTaskConfig, PyramidConfig
-from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
+from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section, train_once
 from drmad_jax.experiments.tasks.classification import fresh_inputs
 
 if TYPE_CHECKING:
@@ -73,13 +73,7 @@ class CloudsTask(Task):
 
     def sample(self, key: Array, data: PatchSplits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
-        return fresh_inputs(
-            key,
-            data.train,
-            self.network,
-            num_valid=self.data.num_valid,
-            batch_size=self.config.inner.batch_size,
-        )
+        return fresh_inputs(key, data.train, self.network, self.config)
 
     def evaluate(
         self, state: dj.TrainState, hparams: PyTree, data: PatchSplits
@@ -100,7 +94,7 @@ class CloudsTask(Task):
 
         @jax.jit
         def trained(hparams, inputs, data):
-            state = self._trained(hparams, inputs)
+            state = train_once(self.problem, hparams, inputs, self.config.inner.num_steps)
             predicted = jnp.argmax(self._outputs(state, data.test.images[shown]), -1)
             return self.evaluate(state, hparams, data), predicted
 
@@ -114,7 +108,7 @@ class CloudsTask(Task):
                 {k: [scores[f"iou_{c}"] for c in CLASSES] for k, (scores, _) in results.items()}
             ),
             "hyperparameters": cloud_plots.hyperparameters(
-                _readable(self.init_hparams()), _readable(hparams)
+                _readable(given["before"]), _readable(hparams)
             ),
         }
 
@@ -127,17 +121,6 @@ class CloudsTask(Task):
             "class_weights": jnp.zeros(len(CLASSES)),
             "augmentation": {"brightness": strength, "noise": strength},
         }
-
-    def _trained(self, hparams: PyTree, inputs: Inputs) -> dj.TrainState:
-        """The end of training once."""
-        train = dj.train(self.problem, num_steps=self.config.inner.num_steps, method=dj.implicit())
-        return train(
-            hparams,
-            inputs.params,
-            inputs.inner_batches,
-            model_state=inputs.model_state,
-            key=inputs.key,
-        )
 
     def _outputs(
         self, state: dj.TrainState, images: Float[Array | np.ndarray, "n h w 4"]

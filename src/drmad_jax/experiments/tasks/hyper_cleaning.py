@@ -20,7 +20,7 @@ from drmad_jax.experiments.models import MLP, init_params
 from drmad_jax.experiments.network import perceptron
 from drmad_jax.experiments.projections import capped_simplex
 from drmad_jax.experiments.sections import HyperCleaningConfig, ImagesConfig, MLPConfig
-from drmad_jax.experiments.tasks.base import Inputs, Task, section
+from drmad_jax.experiments.tasks.base import Inputs, Task, section, train_once
 from drmad_jax.experiments.tasks.classification import (
     cross_entropy,
     hold_out,
@@ -161,8 +161,8 @@ class HyperCleaningTask(Task):
         is_full = self.config.inner.batch_size == self._num_train
         batch_size = num_pool if is_full else self.config.inner.batch_size
         batches = inner_batches(pool, batch_size, cast(Array, inputs.key))
-        train = dj.train(self.problem, num_steps=self.config.inner.num_steps, method=dj.implicit())
-        state = train({"weights": weights / weights.mean()}, inputs.params, batches)
+        again, even = inputs._replace(inner_batches=batches), {"weights": weights / weights.mean()}
+        state = train_once(self.problem, even, again, self.config.inner.num_steps)
         logits = self._predict(state.params, hparams, data.test)
         return {"retrained_error": scores(logits, data.test)["test_error"]}
 
