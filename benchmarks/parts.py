@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 import drmad_jax as dj
 from drmad_jax import tree
-from drmad_jax.visits import Segments
+from drmad_jax.reverse.steps import Segments
 
 Part = Callable[[dict[str, Any], PyTree, Array], Any]
 SMALL = 1e-6

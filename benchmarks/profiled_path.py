@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from drmad_jax import tree
-from drmad_jax.paths.base import Carry, Record, Visit, record, weights_of
 from drmad_jax.problem import TrainState
-from drmad_jax.unroll import Run, forward_scan, reverse_scan
-from drmad_jax.visits import Visits
+from drmad_jax.reverse.paths.base import Carry, Record, Visit, record, weights_of
+from drmad_jax.reverse.steps import Visits
+from drmad_jax.training.run import Run, forward_scan, reverse_scan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ from jax.flatten_util import ravel_pytree
 import drmad_jax as dj
 from benchmarks import mnist_mlp
 from benchmarks.harness import measure, ratios, temporary_bytes, write_record
-from drmad_jax.fixed_point import Fixed
-from drmad_jax.information_buffer import empty_buffer, multiply, to_ratio
-from drmad_jax.reversible import reversible
-from drmad_jax.reversible_sgd import reversible_sgd
+from drmad_jax.fixed_point.buffer import empty_buffer, multiply, to_ratio
+from drmad_jax.fixed_point.numbers import Fixed
+from drmad_jax.fixed_point.sgd import reversible_sgd
+from drmad_jax.methods.reversible import reversible
 
 BUFFER_STEPS = 20_000
 NUM_STEPS = 1000

@@ -10,17 +10,17 @@ jax.config.update("jax_disable_most_optimizations", True)
 # Annotated shapes and dtypes are checked wherever the tests go. The modules that users' arguments
 # enter first are left out: there our own errors must speak.
 CHECKED = [
-    "blocks",
-    "directions",
-    "fixed_point",
-    "gradient",
-    "information_buffer",
-    "paths",
-    "reversible_step",
-    "step",
-    "tangents",
+    "fixed_point.blocks",
+    "fixed_point.buffer",
+    "fixed_point.numbers",
+    "fixed_point.step",
+    "methods.directions",
+    "reverse.paths",
+    "reverse.steps",
+    "training.curvature",
+    "training.run",
+    "training.step",
+    "training.tangents",
     "tree",
-    "unroll",
-    "visits",
 ]
 install_import_hook([f"drmad_jax.{name}" for name in CHECKED], "beartype.beartype")

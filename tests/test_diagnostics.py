@@ -12,7 +12,7 @@ import pytest
 
 import drmad_jax as dj
 import problems
-from drmad_jax.comparison import Mean
+from drmad_jax.diagnostics.report import Mean
 
 
 def test_agreement_of_trees_is_that_of_their_entries():

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drmad_jax.fixed_point import Fixed, add, equal, from_float, negate, to_float
-from drmad_jax.information_buffer import (
+from drmad_jax.fixed_point.buffer import (
     SMALLEST_RATIO,
     divide_back,
     empty_buffer,
@@ -21,6 +20,7 @@ from drmad_jax.information_buffer import (
     rows_needed,
     to_ratio,
 )
+from drmad_jax.fixed_point.numbers import Fixed, add, equal, from_float, negate, to_float
 
 INTEGERS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=3, max_size=3)
 NUMERATORS = st.integers(2**8, 2**16)

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import drmad_jax as dj
-from drmad_jax.forward_mode import forward, forward_gradient
-from drmad_jax.schedules import per_block
+from drmad_jax.methods.forward import forward, forward_gradient
+from drmad_jax.training.schedules import per_block
 from problems import CHAINS, TOLERANCE, relative_error
 
 # These tests compile far longer than they compute.

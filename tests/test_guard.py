@@ -10,7 +10,7 @@ import pytest
 
 import drmad_jax as dj
 import problems
-from drmad_jax.guard import EXPANSION
+from drmad_jax.reverse.guard import EXPANSION
 
 NUM_STEPS = 50
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from drmad_jax.linear_solve import ConjugateGradient, NeumannSeries, Nystrom
+from drmad_jax.methods.linear_solve import ConjugateGradient, NeumannSeries, Nystrom
 from regression import relative_error
 
 TREES = {

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import drmad_jax as dj
-from drmad_jax.online import online_learning_rates, online_penalties
+from drmad_jax.loops.online import online_learning_rates, online_penalties
 from problems import TOLERANCE, relative_error
 
 # These tests compile far longer than they compute.

@@ -9,7 +9,7 @@ import pytest
 
 import drmad_jax as dj
 import problems
-from drmad_jax.optimizer_check import warn_of_infinite_slope
+from drmad_jax._checks.optimizer import warn_of_infinite_slope
 from problems import CHAINS, NUM_STEPS
 
 MESSAGE = r"hypergradient becomes NaN .* optax.adam\(learning_rate, eps_root=1e-8\)"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import drmad_jax as dj
 import problems
-from drmad_jax.paths import Interpolated, Recomputed
-from drmad_jax.visits import AllSteps, LastSteps, PublishedStride, Stride
+from drmad_jax.reverse.paths import Interpolated, Recomputed
+from drmad_jax.reverse.steps import AllSteps, LastSteps, PublishedStride, Stride
 from problems import NUM_STEPS, relative_error
 
 SIZES = st.integers(1, 300)
@@ -139,7 +139,7 @@ def test_the_path_passes_through_its_knots_with_their_counters(chain):
 
 def visited_states(path, problem, hparams, params, batches):
     """Every state at which a path's steps are linearised, stacked in the order of training."""
-    from drmad_jax.unroll import Run
+    from drmad_jax.training.run import Run
 
     start = lambda h: dj.init_state(problem, h, params)
     run = Run(problem, NUM_STEPS, hparams, batches, None, start)

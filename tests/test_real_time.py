@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import drmad_jax as dj
-from drmad_jax.real_time import real_time
+from drmad_jax.loops.real_time import real_time
 from problems import TOLERANCE, relative_error
 
 # These tests compile far longer than they compute.

@@ -11,13 +11,13 @@ import pytest
 
 import drmad_jax as dj
 import problems
-from drmad_jax.information_buffer import rows_needed
-from drmad_jax.paths.reversed import Reversed
-from drmad_jax.reverse import Reverse
-from drmad_jax.reversible import reversible
-from drmad_jax.reversible_sgd import reversible_sgd
-from drmad_jax.unroll import Run
-from drmad_jax.visits import LastSteps, Stride
+from drmad_jax.fixed_point.buffer import rows_needed
+from drmad_jax.fixed_point.sgd import reversible_sgd
+from drmad_jax.methods.reversible import reversible
+from drmad_jax.reverse.method import Reverse
+from drmad_jax.reverse.paths.reversal import Reversed
+from drmad_jax.reverse.steps import LastSteps, Stride
+from drmad_jax.training.run import Run
 from problems import NUM_STEPS, TOLERANCE, relative_error
 
 HPARAMS = {"l2": 0.3, "lr": 0.1, "momentum": 0.75}

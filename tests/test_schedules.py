@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import drmad_jax as dj
-from drmad_jax.schedules import per_block
+from drmad_jax.training.schedules import per_block
 
 
 @pytest.mark.parametrize("num_steps, count", [(1, 1), (7, 3), (10, 10), (50, 7), (9, 1)])

@@ -10,11 +10,11 @@ import pytest
 
 import drmad_jax as dj
 import problems
-from drmad_jax.gradient import curvature_operator
-from drmad_jax.lanczos import positive_flow
-from drmad_jax.response import mean_response
-from drmad_jax.segment import averaged
-from drmad_jax.unroll import Run
+from drmad_jax.reverse.lanczos import positive_flow
+from drmad_jax.reverse.optimizer_response import mean_response
+from drmad_jax.reverse.segments import averaged
+from drmad_jax.training.curvature import curvature_operator
+from drmad_jax.training.run import Run
 
 SIZE = 12
 

@@ -10,7 +10,7 @@ import pytest
 
 import drmad_jax as dj
 import problems
-from drmad_jax.paths import Interpolated
+from drmad_jax.reverse.paths import Interpolated
 from problems import NUM_STEPS, TOLERANCE, relative_error
 
 KEPT = 3

@@ -12,7 +12,7 @@ from benchmarks import mnist_mlp
 from benchmarks.peers.case import Case
 from benchmarks.peers.compiled import optimizer, prepare
 from benchmarks.peers.subject import Answer, Prepared
-from drmad_jax.information_buffer import rows_needed, to_ratio
+from drmad_jax.fixed_point.buffer import rows_needed, to_ratio
 
 
 def hypergradient(

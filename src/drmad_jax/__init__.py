@@ -1,19 +1,21 @@
 """Hypergradients of whole training runs in JAX, in memory that does not grow with their length."""
 
 from drmad_jax import transforms
-from drmad_jax.adaptation import OnlineState
-from drmad_jax.batches import Minibatches, host_batches, minibatches
-from drmad_jax.compare import compare
-from drmad_jax.comparison import Comparison, MethodReport
-from drmad_jax.diagnostics import Agreement, agreement, leave_one_out
-from drmad_jax.forward_mode import forward, forward_gradient
-from drmad_jax.gradient import curvature_product, inner_gradient
+from drmad_jax.diagnostics.agreement import Agreement, agreement, leave_one_out
+from drmad_jax.diagnostics.compare import compare
+from drmad_jax.diagnostics.metasmoothness import Metasmoothness, metasmoothness
+from drmad_jax.diagnostics.report import Comparison, MethodReport
+from drmad_jax.fixed_point.sgd import reversible_sgd
 from drmad_jax.hypergradient import Hypergradient, hypergradient, train
-from drmad_jax.implicit import implicit, one_step
-from drmad_jax.linear_solve import LinearSolver
-from drmad_jax.metasmoothness import Metasmoothness, metasmoothness
-from drmad_jax.method import Estimator, Info, Method
-from drmad_jax.methods import (
+from drmad_jax.loops.adaptation import OnlineState
+from drmad_jax.loops.online import online_learning_rates, online_penalties
+from drmad_jax.loops.outer import OuterOptimizer, outer_optimizer
+from drmad_jax.loops.persistent_es import ParticleInfo, ParticleState, PersistentES, persistent_es
+from drmad_jax.loops.real_time import RealTime, RealTimeInfo, RealTimeState, real_time
+from drmad_jax.methods.forward import forward, forward_gradient
+from drmad_jax.methods.implicit import implicit, one_step
+from drmad_jax.methods.linear_solve import LinearSolver
+from drmad_jax.methods.reverse import (
     checkpointed,
     drmad,
     measured_steps,
@@ -22,15 +24,15 @@ from drmad_jax.methods import (
     truncated,
     unrolled,
 )
-from drmad_jax.online import online_learning_rates, online_penalties
-from drmad_jax.outer import OuterOptimizer, outer_optimizer
-from drmad_jax.persistent_es import ParticleInfo, ParticleState, PersistentES, persistent_es
+from drmad_jax.methods.reversible import reversible
+from drmad_jax.methods.zero_order import evolution_strategies
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
-from drmad_jax.real_time import RealTime, RealTimeInfo, RealTimeState, real_time
-from drmad_jax.reversible import reversible
-from drmad_jax.reversible_sgd import reversible_sgd
-from drmad_jax.schedules import per_block
-from drmad_jax.step import (
+from drmad_jax.protocol import Estimator, Info, Method
+from drmad_jax.training.batches import Minibatches, host_batches, minibatches
+from drmad_jax.training.curvature import curvature_product, inner_gradient
+from drmad_jax.training.run import forward_scan, reverse_scan
+from drmad_jax.training.schedules import per_block
+from drmad_jax.training.step import (
     Cotangent,
     ReverseInfo,
     StepInfo,
@@ -38,9 +40,7 @@ from drmad_jax.step import (
     reverse_step,
     train_step,
 )
-from drmad_jax.tangents import initial_tangents, tangent_step
-from drmad_jax.unroll import forward_scan, reverse_scan
-from drmad_jax.zero_order import evolution_strategies
+from drmad_jax.training.tangents import initial_tangents, tangent_step
 
 __all__ = [
     "Agreement",

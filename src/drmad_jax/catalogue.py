@@ -7,13 +7,20 @@ import dataclasses
 from collections.abc import Callable
 from math import log2, sqrt
 
-from drmad_jax.forward_mode import forward, forward_gradient
-from drmad_jax.implicit import implicit, one_step
-from drmad_jax.method import Estimator, Method
-from drmad_jax.methods import checkpointed, drmad, published_drmad, stored, truncated, unrolled
+from drmad_jax.methods.forward import forward, forward_gradient
+from drmad_jax.methods.implicit import implicit, one_step
+from drmad_jax.methods.reverse import (
+    checkpointed,
+    drmad,
+    published_drmad,
+    stored,
+    truncated,
+    unrolled,
+)
+from drmad_jax.methods.reversible import reversible
+from drmad_jax.methods.zero_order import evolution_strategies
 from drmad_jax.probes import KINDS
-from drmad_jax.reversible import reversible
-from drmad_jax.zero_order import evolution_strategies
+from drmad_jax.protocol import Estimator, Method
 
 _RATES = ("learning rates", "momenta")
 

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax.batches import batch_at
-from drmad_jax.check import check_batches, check_count, check_inexact, check_scalar
-from drmad_jax.implicit import Implicit
-from drmad_jax.method import Estimator, Info, Method
-from drmad_jax.methods import drmad
-from drmad_jax.optimizer_check import warn_of_infinite_slope
+from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_scalar
+from drmad_jax._checks.optimizer import warn_of_infinite_slope
+from drmad_jax._checks.unused import unused_leaves
+from drmad_jax.methods.implicit import Implicit
+from drmad_jax.methods.reverse import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
-from drmad_jax.reverse import Unrolled
-from drmad_jax.seen import unused_leaves
-from drmad_jax.step import Cotangent, init_cotangent
-from drmad_jax.unroll import Run, forward_scan
+from drmad_jax.protocol import Estimator, Info, Method
+from drmad_jax.reverse.method import Unrolled
+from drmad_jax.training.batches import batch_at
+from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.step import Cotangent, init_cotangent
 
 
 class Hypergradient(NamedTuple):

@@ -1,0 +1,1 @@
+"""What users pass in, looked at while it is traced: errors and warnings with the mend."""

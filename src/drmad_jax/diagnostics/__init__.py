@@ -1,0 +1,1 @@
+"""How far to trust a hypergradient: agreement, metasmoothness, and methods side by side."""

@@ -1,0 +1,1 @@
+"""(init, step) pairs for a loop of one's own, inside training or outside of it."""

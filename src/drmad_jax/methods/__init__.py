@@ -1,0 +1,1 @@
+"""What a user picks: a file a family, factory and value together."""

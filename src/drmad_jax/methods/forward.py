@@ -1,0 +1,179 @@
+"""Forward mode: tangents of the training state travel with it, and nothing is remembered."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from drmad_jax import tree
+from drmad_jax._checks.arguments import check_choice, check_count, check_key
+from drmad_jax.methods.directions import (
+    DISTRIBUTIONS,
+    Directions,
+    Distribution,
+    EveryEntry,
+    RandomDirections,
+)
+from drmad_jax.problem import TrainState
+from drmad_jax.protocol import Info
+from drmad_jax.training.batches import batch_at
+from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.step import Cotangent
+from drmad_jax.training.tangents import contract, initial_tangents, tangent_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """Forward mode, given by its directions and by how many of them travel at a time.
+
+    Attributes:
+        directions: Along which directions of hyperparameter space training is differentiated.
+        chunk_size: How many tangents travel at a time; `None` for all.
+    """
+
+    directions: Directions
+    chunk_size: int | None
+
+    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
+        """Trains, with all tangents; or alone, where tangents come in chunks later."""
+        if self._in_chunks(run):
+            return forward_scan(run.step, state, [run.num_steps])[0], state
+        indices = jnp.arange(self.directions.count(run), dtype=jnp.int32)
+        return _push(run, state, self.directions.at(run, indices))
+
+    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
+        """Contracts the final cotangent with the tangents; the direct term stays exact."""
+        if self._in_chunks(run):
+            derivatives = self._chunk_by_chunk(run, trace, cotangent)
+        else:
+            derivatives = contract(cotangent.state, trace)
+        gradient, error = self.directions.gradient(run, derivatives)
+        info = Info(jnp.array(True), jnp.int32(0), standard_error=error)
+        return cotangent._replace(hparams=tree.add(cotangent.hparams, gradient)), info
+
+    def reaches_start(self, run: Run) -> bool:
+        """Never: tangents know nothing of the initial weights."""
+        return False
+
+    def sees(self, run: Run, state: TrainState) -> None:
+        """Everything, what acts on the initial state included."""
+        return None
+
+    def _in_chunks(self, run: Run) -> bool:
+        return self.chunk_size is not None and self.chunk_size < self.directions.count(run)
+
+    def _chunk_by_chunk(self, run: Run, state: TrainState, cotangent: Cotangent) -> Array:
+        size, count = self.chunk_size, self.directions.count(run)
+
+        def chunk(start):
+            indices = start + jnp.arange(size, dtype=jnp.int32)
+            _, tangents = _push(run, state, self.directions.at(run, indices))
+            return contract(cotangent.state, tangents)
+
+        starts = jnp.arange(0, count, size, dtype=jnp.int32)
+        return jax.lax.map(chunk, starts).reshape(-1)[:count]
+
+
+def forward(*, chunk_size: int | None = None) -> Forward:
+    """Exact: one tangent of the training state for each hyperparameter entry travels forward.
+
+    Z ← A_t Z + B_t, dE/dλ = ∂E/∂s_T · Z_T + ∂E/∂λ (Franceschi et al. 2017, Alg. 2, Forward-HG).
+    For few hyperparameters and long training. Entries shared over blocks of steps or over layers
+    keep them few (Micaelli and Storkey 2021): see `per_block`.
+
+    Args:
+        chunk_size: Tangents that travel at a time; `None` for all of them.
+
+    Cost:
+        Memory: N training states for N hyperparameter entries, or `chunk_size` of them, at any T.
+        Time: each tangent costs about 1.5 trainings; each chunk also repeats the training itself.
+    Bias:
+        Exact. There is no gradient with respect to the initial weights.
+
+    Raises:
+        ValueError, TypeError: If `chunk_size` is no positive Python int.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: jnp.sum((w - x) ** 2)
+        >>> problem = dj.Problem(loss, loss, lambda lr: optax.sgd(lr))
+        >>> compute = jax.jit(dj.hypergradient(problem, num_steps=2, method=dj.forward()))
+        >>> out = compute(jnp.float32(0.25), jnp.zeros(1), jnp.ones((2, 1)), jnp.ones(1))
+        >>> float(out.grad)  # E = (1 − 2 lr)⁴, dE/dlr = −8 (1 − 2 lr)³
+        -1.0
+    """
+    if chunk_size is not None:
+        check_count("forward", "chunk_size", chunk_size)
+    return Forward(EveryEntry(), chunk_size)
+
+
+def forward_gradient(
+    *,
+    num_directions: int,
+    key: Array | None = None,
+    distribution: Distribution = "rademacher",
+    chunk_size: int | None = None,
+) -> Forward:
+    """Unbiased estimate: training is differentiated along a few random directions.
+
+    dE/dλ ≈ (1/n) Σ_i (dE/dλ · u_i) u_i with E[u uᵀ] = I: (FG)²U (Shen et al. 2024,
+    arXiv 2406.14095). The direct term ∂E/∂λ is exact; only the part through training is estimated.
+
+    Args:
+        num_directions: Number n of directions.
+        key: Key of the directions, which may be traced: make the method inside the jitted outer
+            step, with a new key each time, and nothing is compiled twice. `None` derives it from
+            the key with which the hypergradient is called, so that new run keys bring new
+            directions.
+        distribution: "rademacher" (entries ±1, the smaller variance) or "normal".
+        chunk_size: Directions that travel at a time; `None` for all of them. It does not change
+            the directions.
+
+    Cost:
+        Memory: n training states, or `chunk_size` of them, and n copies of the hyperparameters, at
+        any T. Time: each direction costs about 1.5 trainings; each chunk also repeats the
+        training itself.
+    Bias:
+        Unbiased, but noisy: with N entries the variance of each is about ‖dE/dλ‖²/n, so that the
+        whole is useful for n of the order of N, or under an outer optimizer that averages.
+        `info.standard_error` says how noisy (infinite for n = 1, where it cannot be told).
+
+    Raises:
+        ValueError, TypeError: On a count that is no positive Python int, an unknown distribution,
+            a `key` that is no key, or no key at all.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: jnp.sum((w - x) ** 2)
+        >>> problem = dj.Problem(loss, loss, lambda lr: optax.sgd(lr))
+        >>> @jax.jit
+        ... def outer_step(lr, key):
+        ...     method = dj.forward_gradient(num_directions=4, key=key)
+        ...     compute = dj.hypergradient(problem, num_steps=2, method=method)
+        ...     return compute(lr, jnp.zeros(1), jnp.ones((2, 1)), jnp.ones(1))
+        >>> out = outer_step(jnp.float32(0.25), jax.random.key(0))
+        >>> float(out.grad), float(out.info.standard_error)  # exact for a single entry
+        (-1.0, 0.0)
+    """
+    check_count("forward_gradient", "num_directions", num_directions)
+    check_choice("forward_gradient", "distribution", distribution, DISTRIBUTIONS)
+    if chunk_size is not None:
+        check_count("forward_gradient", "chunk_size", chunk_size)
+    check_key("forward_gradient", key)
+    return Forward(RandomDirections(num_directions, distribution, key), chunk_size)
+
+
+def _push(run: Run, state: TrainState, directions: PyTree) -> tuple[TrainState, TrainState]:
+    """Trains with tangents along these directions."""
+
+    def step(carry):
+        state, tangents = carry
+        batch = batch_at(run.inner_batches, state.step)
+        return tangent_step(
+            run.problem, state, run.hparams, batch, tangents, directions, key=run.key
+        )
+
+    carry = (state, initial_tangents(run.start, run.hparams, directions))
+    return forward_scan(step, carry, [run.num_steps])[0]

@@ -1,0 +1,133 @@
+"""Watches the cotangent on the way back, where a stand-in path may expand and training did not."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from drmad_jax import tree
+from drmad_jax.problem import TrainState
+from drmad_jax.protocol import Info
+from drmad_jax.reverse.steps import Visits
+from drmad_jax.training.step import Cotangent
+
+OnExpansion = Literal["continue", "truncate", "gauss_newton"]
+ON_EXPANSION = ("continue", "truncate", "gauss_newton")
+
+# On a true trajectory that trained well the norm stays near where it began.
+EXPANSION = 10.0
+NUM_BINS = 32
+
+
+class Guard(NamedTuple):
+    """What is watched, carried beside the cotangent; its size does not depend on T.
+
+    Attributes:
+        at_end: Norm of the weights' cotangent where the way back begins.
+        latest: Its norm after the latest visit.
+        largest: Its largest norm.
+        profile: Its norm in each of 32 equal parts of training, NaN where nothing was visited.
+        expanded: Whether it has outgrown `EXPANSION` times its norm at the end.
+        num_visits: Visits taken.
+    """
+
+    at_end: Float[Array, ""]
+    latest: Float[Array, ""]
+    largest: Float[Array, ""]
+    profile: Float[Array, "32"]
+    expanded: Bool[Array, ""]
+    num_visits: Int[Array, ""]
+
+    def after(self, place: Float[Array, ""], norm: Float[Array, ""]) -> "Guard":
+        """With one more visit, at a place from 0 to 1 on the way of training."""
+        part = jnp.minimum((place * NUM_BINS).astype(jnp.int32), NUM_BINS - 1)
+        return self._replace(
+            latest=norm,
+            largest=jnp.maximum(self.largest, norm),
+            profile=self.profile.at[part].set(norm.astype(self.profile.dtype)),
+            expanded=self.expanded | ~(norm <= EXPANSION * self.at_end),
+            num_visits=self.num_visits + 1,
+        )
+
+    def info(self) -> Info:
+        """What is reported; `finite` is set by the caller, who has the outer loss too."""
+        return Info(
+            finite=jnp.array(True),
+            num_reverse_steps=self.num_visits,
+            cotangent_norm=self.largest,
+            cotangent_norm_at_end=self.at_end,
+            cotangent_norm_at_start=self.latest,
+            cotangent_norm_profile=self.profile,
+            expanded=self.expanded,
+        )
+
+
+def start_guard(cotangent: Cotangent) -> Guard:
+    """The guard before the first visit."""
+    norm = jnp.sqrt(tree.squared_norm(cotangent.state.params))
+    profile = jnp.full(NUM_BINS, jnp.nan, jnp.float32)
+    return Guard(norm, norm, norm, profile, jnp.array(False), jnp.int32(0))
+
+
+def places(visits: Visits, num_steps: int) -> Callable[[TrainState, Guard], Float[Array, ""]]:
+    """Where on the way of training, from 0 to 1, the next visit is linearised.
+
+    Known by its number, not by its step: published DrMAD takes its batches elsewhere.
+    """
+    if not visits.static:
+        return lambda state, guard: state.step.astype(jnp.float32) / num_steps
+    backwards = np.asarray(visits.position, np.float32)[::-1] / num_steps
+    return lambda state, guard: jnp.asarray(backwards)[guard.num_visits]
+
+
+def guarded(
+    take: Callable[..., tuple[Cotangent, PyTree]],
+    on_expansion: OnExpansion,
+    place: Callable[[TrainState, Guard], Array],
+) -> Callable[[tuple[Cotangent, Guard], TrainState, Array | None], tuple[Cotangent, Guard]]:
+    """A visit that does what `on_expansion` says once the cotangent has expanded.
+
+    Args:
+        take: `(state, cotangent, weight, safe) -> (cotangent, info)`, one visit; `safe` asks for a
+            curvature that cannot expand.
+        on_expansion: "continue" only watches; "truncate" ends the way back before the visit that
+            expands it; "gauss_newton" takes that visit and all after it with Gauss–Newton
+            curvature.
+        place: Where the next visit stands; made by `places`.
+
+    Returns:
+        `((cotangent, guard), state, weight) -> (cotangent, guard)`.
+    """
+
+    def visit(carry, state, weight):
+        cotangent, guard = carry
+        cotangent, info = take(state, cotangent, weight, safe=False)
+        return cotangent, guard.after(place(state, guard), info.cotangent_norm)
+
+    if on_expansion == "continue":
+        return visit
+
+    def safe_visit(carry, state, weight):
+        cotangent, guard = carry
+        if on_expansion == "truncate":
+            return cotangent, guard
+        cotangent, info = take(state, cotangent, weight, safe=True)
+        return cotangent, guard.after(place(state, guard), info.cotangent_norm)
+
+    def visit_or_retry(carry, state, weight):
+        tried = visit(carry, state, weight)
+        instead = (carry[0], carry[1]._replace(expanded=tried[1].expanded))
+        again = lambda: safe_visit(instead, state, weight)
+        return jax.lax.cond(tried[1].expanded, again, lambda: tried)
+
+    def guarded_visit(carry, state, weight):
+        return jax.lax.cond(
+            carry[1].expanded,
+            lambda: safe_visit(carry, state, weight),
+            lambda: visit_or_retry(carry, state, weight),
+        )
+
+    return guarded_visit

@@ -1,0 +1,130 @@
+"""What every path offers, and the record of counters that stand-in paths share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from drmad_jax import tree
+from drmad_jax.problem import TrainState
+from drmad_jax.reverse.steps import Visits
+from drmad_jax.training.run import Run, forward_scan
+
+Carry = TypeVar("Carry")
+
+# (carry, state at which the step is linearised, its weight or None for one) -> carry
+Visit = Callable[[Carry, TrainState, Array | None], Carry]
+
+# A leaf without a derivative is recorded step by step up to this many entries. Counters and keys
+# are far below; a large integer leaf (a lookup table) does not change during training.
+LARGEST_RECORDED_LEAF = 64
+
+
+@runtime_checkable
+class Path(Protocol):
+    """How training is remembered, and which state stands in for step t on the way back."""
+
+    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Any]:
+        """Trains from `state`; returns the final state and a trace, a pytree of arrays."""
+        ...
+
+    def backward(
+        self, run: Run, trace: Any, visit: Visit[Carry], carry: Carry, visits: Visits
+    ) -> Carry:
+        """Calls `visit` at every visited step, from the last to the first."""
+        ...
+
+
+class Record(NamedTuple):
+    """What a stand-in path remembers.
+
+    Attributes:
+        final: The state at the end of training.
+        kept: What was kept at the start of each segment, stacked.
+        counters: Integers and keys in the optimizer's and the model's state, one entry per step:
+            4 bytes a step for a step counter. They cannot be interpolated.
+    """
+
+    final: TrainState
+    kept: PyTree
+    counters: PyTree
+
+    def state_at(self, step: Array, params: PyTree, inexact_rest: TrainState) -> TrainState:
+        """A state for `step` from stand-ins for its floating-point leaves and its own counters."""
+        _, rest = tree.partition(self.final)
+        recorded = jax.tree.map(
+            lambda buffer: jax.lax.dynamic_index_in_dim(buffer, step, keepdims=False),
+            self.counters,
+        )
+        rest = tree.combine(recorded, rest._replace(step=None))
+        state = tree.combine(inexact_rest._replace(params=None), rest)
+        return state._replace(params=params, step=step)
+
+
+def record(
+    run: Run,
+    state: TrainState,
+    lengths: list[int],
+    keep: Callable[[TrainState, Any], PyTree],
+    *,
+    start: PyTree = None,
+    follow: Callable[[Any, TrainState], PyTree] = lambda followed, state: followed,
+) -> Record:
+    """Trains from `state`, keeping something at the start of each segment, and all counters.
+
+    Args:
+        run: The run.
+        state: Where training starts.
+        lengths: Steps in each segment.
+        keep: `(state, followed) -> pytree`, evaluated at the start of each segment.
+        start: What is carried beside the state.
+        follow: `(followed, state) -> followed`, called before every step.
+
+    Returns:
+        A `Record`.
+    """
+    _, rest = tree.partition(state)
+    small = jax.tree.map(
+        lambda x: x if jnp.size(x) <= LARGEST_RECORDED_LEAF else None, rest._replace(step=None)
+    )
+    repeat = lambda x: jnp.broadcast_to(x[None], (run.num_steps, *jnp.shape(x)))
+    buffers = jax.tree.map(repeat, small)
+
+    def step(carry):
+        state, buffers, followed = carry
+        write = lambda leaf, buffer: (
+            None
+            if buffer is None
+            else jax.lax.dynamic_update_index_in_dim(buffer, leaf, state.step, 0)
+        )
+        none = lambda x: x is None
+        buffers = jax.tree.map(
+            write, tree.partition(state)[1]._replace(step=None), buffers, is_leaf=none
+        )
+        return run.step(state), buffers, follow(followed, state)
+
+    keep_some = lambda carry: keep(carry[0], carry[2])
+    carry = (state, buffers, start)
+    (final, buffers, _), kept = forward_scan(step, carry, lengths, keep=keep_some)
+    return Record(final, kept, buffers)
+
+
+def weights_of(visits: Visits) -> np.ndarray | Array | None:
+    """The weights, or `None` where every visited step stands for itself."""
+    if visits.static and np.all(visits.weight == 1):
+        return None
+    return visits.weight.astype(np.float32)
+
+
+def pass_over_unweighted(visit: Visit[Carry]) -> Visit[Carry]:
+    """A visit that leaves the carry alone where the weight is zero."""
+
+    def visit_if_weighted(carry: Carry, state: TrainState, weight: Array | None) -> Carry:
+        if weight is None:
+            return visit(carry, state, weight)
+        return jax.lax.cond(weight > 0, lambda c: visit(c, state, weight), lambda c: c, carry)
+
+    return visit_if_weighted

@@ -1,0 +1,118 @@
+"""The line from start to end of training (DrMAD), and its refinement by knots."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from drmad_jax import tree
+from drmad_jax.problem import TrainState
+from drmad_jax.reverse.paths.base import (
+    Carry,
+    Record,
+    Visit,
+    pass_over_unweighted,
+    record,
+    weights_of,
+)
+from drmad_jax.reverse.steps import Visits
+from drmad_jax.training.run import Run, reverse_scan
+
+StateOnPath = Literal["auto", "final", "interpolated"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolated:
+    """w_t stands on straight lines between the states at some steps, the knots.
+
+    With two knots, w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016, Alg. 2).
+
+    Attributes:
+        knots: Number of knots n, placed at T(k/(n−1))², dense where training moves fast; or the
+            steps themselves, increasing from 0 to T. `None` for 8, or as many as fit.
+        state: What stands for the optimizer's and the model's state: "final" their last value,
+            "interpolated" as the weights; "auto" is final on the line, interpolated on knots.
+    """
+
+    knots: int | tuple[int, ...] | None = 2
+    state: StateOnPath = "auto"
+
+    def times(self, num_steps: int) -> np.ndarray:
+        """Steps of the knots, strictly increasing from 0 to T."""
+        if self.knots is None or isinstance(self.knots, int):
+            count = min(8, num_steps + 1) if self.knots is None else self.knots
+            if count > num_steps + 1:
+                raise ValueError(
+                    f"drmad: {count} knots do not fit into {num_steps} steps: "
+                    f"`knots` may be at most num_steps + 1 = {num_steps + 1}"
+                )
+            k = np.arange(count)
+            return np.maximum(np.rint(num_steps * (k / (count - 1)) ** 2).astype(int), k)
+        if self.knots[-1] != num_steps:
+            raise ValueError(
+                f"drmad: the last of `knots` must be num_steps = {num_steps}, got {self.knots[-1]}"
+            )
+        return np.array(self.knots)
+
+    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Record]:
+        """Trains, keeping the state at the knots."""
+        times = self.times(run.num_steps)
+        lengths = [*map(int, np.diff(times)), 0]
+        trace = record(run, state, lengths, keep=self._kept)
+        return trace.final, trace
+
+    def backward(
+        self, run: Run, trace: Record, visit: Visit[Carry], carry: Carry, visits: Visits
+    ) -> Carry:
+        """Visits the steps, each at its place between two knots."""
+        times = self.times(run.num_steps)
+        segment, fraction = _places(times, visits)
+        steps = visits.step.astype(np.int32)
+        inexact, _ = tree.partition(trace.final)
+        visit = visit if visits.static else pass_over_unweighted(visit)
+
+        def visit_between(carry, x):
+            segment, fraction, step, weight = x
+            state = _between(trace.kept, segment, fraction)
+            rest = inexact._replace(params=None) if self._final_state else state
+            return visit(carry, trace.state_at(step, state.params, rest), weight)
+
+        xs = (segment.astype(np.int32), fraction, steps, weights_of(visits))
+        return reverse_scan(visit_between, carry, xs)
+
+    @property
+    def _final_state(self) -> bool:
+        on_line = self.knots == 2 or (isinstance(self.knots, tuple) and len(self.knots) == 2)
+        return self.state == "final" or (self.state == "auto" and on_line)
+
+    def _kept(self, state: TrainState, _: None) -> TrainState:
+        inexact, _ = tree.partition(state)
+        return (
+            TrainState(inexact.params, None, None, inexact.step) if self._final_state else inexact
+        )
+
+
+def _places(times: np.ndarray, visits: Visits) -> tuple[PyTree, PyTree]:
+    """For each visit the segment between two knots, and the place in it, from 0 to 1."""
+    numpy = np if visits.static else jnp
+    times = times.astype(visits.position.dtype)
+    segment = numpy.searchsorted(numpy.asarray(times[1:-1]), visits.position, side="right")
+    widths = numpy.asarray(np.diff(times))[segment]
+    return segment, (visits.position - numpy.asarray(times)[segment]) / widths
+
+
+def _between(kept: PyTree, segment: Array, fraction: Array) -> PyTree:
+    """(1 − β) · knot k + β · knot k+1, exact at β = 0."""
+
+    def mix(knots):
+        low = jax.lax.dynamic_index_in_dim(knots, segment, keepdims=False)
+        high = jax.lax.dynamic_index_in_dim(knots, segment + 1, keepdims=False)
+        dtype = tree.accumulation_dtype(knots.dtype)
+        beta = jnp.asarray(fraction, dtype)
+        mixed = (1 - beta) * low.astype(dtype) + beta * high.astype(dtype)
+        return mixed.astype(knots.dtype)
+
+    return jax.tree.map(mix, kept)

@@ -1,0 +1,312 @@
+"""The inner gradient and its derivative: the one place where curvature is computed.
+
+A step of training needs g = ∇_w L(w, λ). Its reverse pass needs, for a cotangent v of g, the
+curvature product ∂(vᵀg)/∂w and the mixed term ∂(vᵀg)/∂λ. Both come out of one differentiation,
+forward over reverse (MixFlow-MG, arXiv 2505.00793), instead of reverse over reverse.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from drmad_jax import tree
+from drmad_jax.problem import CompositeLoss, Problem
+
+Curvature = Literal["hessian", "gauss_newton", "filtered_hessian"]
+CURVATURES = ("hessian", "gauss_newton")
+# What single reverse steps can take besides: not linear, hence nothing for a linear solve.
+STEP_CURVATURES = (*CURVATURES, "filtered_hessian")
+
+# (params, hparams, model_state, batch, key) -> (gradient, (loss, new_model_state))
+Gradient = Callable[[PyTree, PyTree, PyTree, PyTree, Array | None], tuple[PyTree, tuple]]
+
+
+def resolve_curvature(problem: Problem, curvature: str) -> Curvature:
+    """Turns "auto" into the best curvature that the inner loss allows, and checks the others.
+
+    Args:
+        problem: The problem whose inner loss decides.
+        curvature: "auto", "hessian", "gauss_newton" or "filtered_hessian".
+
+    Returns:
+        "gauss_newton" for "auto" on a `composite_loss`, "hessian" for "auto" on any other.
+
+    Raises:
+        ValueError: On an unknown name, or on "gauss_newton" without a `composite_loss`.
+    """
+    composite = isinstance(problem.inner_loss, CompositeLoss)
+    if curvature == "auto":
+        return "gauss_newton" if composite else "hessian"
+    if curvature == "gauss_newton" and not composite:
+        raise ValueError(
+            'curvature="gauss_newton" needs to know which part of the inner loss is the model: '
+            "write inner_loss=drmad_jax.composite_loss(predict, criterion, penalty), "
+            'or use curvature="hessian"'
+        )
+    if curvature not in STEP_CURVATURES:
+        raise ValueError(
+            f'`curvature` must be "auto" or one of {STEP_CURVATURES}, got {curvature!r}'
+        )
+    return cast(Curvature, curvature)
+
+
+def inner_gradient(problem: Problem, curvature: Curvature | None) -> Gradient:
+    """The gradient of the inner loss, with the chosen derivative of its own.
+
+    Args:
+        problem: The problem whose inner loss is differentiated.
+        curvature: What stands for ∂g/∂w in reverse mode: "hessian" (exact) or "gauss_newton"
+            (positive semi-definite; the mixed term stays exact), or "filtered_hessian" (exact, and
+            left out where vᵀHv < 0). `None` leaves plain JAX differentiation, the only choice
+            that forward mode can use.
+
+    Returns:
+        `(params, hparams, model_state, batch, key) -> (gradient, (loss, new_model_state))`.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: h * jnp.sum(w**3)
+        >>> gradient = dj.inner_gradient(dj.Problem(loss, loss, optax.sgd(0.1)), "hessian")
+        >>> slope = lambda w: jnp.sum(gradient(w, 2.0, None, None, None)[0])
+        >>> jax.grad(slope)(jnp.ones(2)).tolist()  # H 1 = 6 h w
+        [12.0, 12.0]
+    """
+
+    def plain(params, hparams, model_state, batch, key):
+        loss = lambda p: problem.inner(p, hparams, batch, model_state, key)
+        (value, new_model_state), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, (value, new_model_state)
+
+    if curvature is None:
+        return plain
+    product = {
+        "hessian": _hessian_product,
+        "gauss_newton": _gauss_newton_product,
+        "filtered_hessian": _filtered_hessian_product,
+    }[curvature]
+
+    def forward(*inputs):
+        return plain(*inputs), inputs
+
+    def backward(inputs, cotangents):
+        v, (v_loss, v_state) = cotangents
+        # Integers in the model state come with float0 cotangents: there is nothing to pull back.
+        v_state = jax.tree.map(lambda c: None if c.dtype == jax.dtypes.float0 else c, v_state)
+        d_params, d_hparams, d_state = product(problem, inputs, v, v_loss, v_state)
+        return d_params, d_hparams, d_state, None, None
+
+    gradient = jax.custom_vjp(plain)
+    gradient.defvjp(forward, backward)
+    return gradient
+
+
+def _hessian_product(problem: Problem, inputs: tuple, v: PyTree, v_loss: Array, v_state: PyTree):
+    """One forward-over-reverse pass: the pullback of (L, new state), differentiated along v.
+
+    With c the cotangent of (L, new state), the pullback at c = (1, 0) is the gradient. Its
+    derivative along (w, c) = (v, (v_loss, v_state)) is the curvature product, the mixed terms and
+    the cotangents through the loss value and the model state, summed.
+    """
+    params, hparams, model_state, batch, key = inputs
+    inexact, rest = tree.partition(model_state)
+
+    def loss_and_state(p, h, s):
+        value, new = problem.inner(p, h, batch, tree.combine(s, rest), key)
+        return value, tree.partition(new)[0]
+
+    def pullback(p, c):
+        return jax.vjp(loss_and_state, p, hparams, inexact)[1](c)
+
+    one = (jnp.ones_like(v_loss), tree.zeros_like(v_state))
+    return jax.jvp(pullback, (params, one), (v, (v_loss, v_state)))[1]
+
+
+def _filtered_hessian_product(
+    problem: Problem, inputs: tuple, v: PyTree, v_loss: Array, v_state: PyTree
+):
+    """The Hessian product without H v where vᵀHv < 0: such a step would expand the cotangent."""
+    # What comes back through the model state is no curvature. (Through the loss value, too, but
+    # optimizers that read it are too rare for a second pass.)
+    curved, *mixed = _hessian_product(problem, inputs, v, v_loss, tree.zeros_like(v_state))
+    slope = sum(jnp.sum(a * b) for a, b in zip(*map(jax.tree.leaves, (v, curved)), strict=True))
+    kept = jax.tree.map(lambda x: jnp.where(slope < 0, jnp.zeros_like(x), x), curved)
+    if not jax.tree.leaves(v_state):
+        return (kept, *mixed)
+    v, v_loss = tree.zeros_like((v, v_loss))
+    return tree.add((kept, *mixed), _hessian_product(problem, inputs, v, v_loss, v_state))
+
+
+def _gauss_newton_product(
+    problem: Problem, inputs: tuple, v: PyTree, v_loss: Array, v_state: PyTree
+):
+    """Jᵀ C J v + ∇²penalty v, and the exact mixed term ∂(vᵀg)/∂λ.
+
+    J v forwards through the model, C by forward over reverse through the criterion, Jᵀ backwards.
+    Only the second derivative of the model in its weights (and in its state) is left out.
+    """
+    params, hparams, model_state, batch, key = inputs
+    loss: CompositeLoss = problem.inner_loss  # type: ignore[assignment]
+    inexact, rest = tree.partition(model_state)
+
+    def predict(p, h, s):
+        outputs, new = loss.outputs(p, h, batch, tree.combine(s, rest), key)
+        return outputs, tree.partition(new)[0]
+
+    def push(h):
+        return jax.jvp(lambda p: predict(p, h, inexact)[0], (params,), (v,))[1]
+
+    # Criterion and penalty may differ in dtype (bfloat16 outputs, float32 weights); the loss, their
+    # sum, has one.
+    def criterion(o, h):
+        return jnp.asarray(loss.criterion(o, h, batch), v_loss.dtype)
+
+    def penalty(p, h):
+        return jnp.asarray(0 if loss.penalty is None else loss.penalty(p, h), v_loss.dtype)
+
+    def criterion_pullback(outputs, c):
+        return jax.vjp(criterion, outputs, hparams)[1](c)
+
+    def penalty_pullback(p, c):
+        return jax.vjp(penalty, p, hparams)[1](c)
+
+    (outputs, _), model_pullback = jax.vjp(predict, params, hparams, inexact)
+    pushed, push_pullback = jax.vjp(push, hparams)
+    one = jnp.ones_like(v_loss)
+    (residual, _), (curved, d_mixed) = jax.jvp(criterion_pullback, (outputs, one), (pushed, v_loss))
+    d_params, d_hparams, d_state = model_pullback((curved, v_state))
+    terms = [d_mixed, *push_pullback(residual)]
+    d_penalty = jax.jvp(penalty_pullback, (params, one), (v, v_loss))[1]
+    d_params = tree.add(d_params, d_penalty[0])
+    terms.append(d_penalty[1])
+    for term in terms:
+        d_hparams = tree.add(d_hparams, term)
+    return d_params, d_hparams, d_state
+
+
+class CurvatureOperator(NamedTuple):
+    """The curvature at one point, ready for many products: what they share is computed once.
+
+    Attributes:
+        grads: The gradient there, like the weights.
+        product: v ↦ Bv, like the weights.
+        mixed: v ↦ (∂²L/∂λ∂w)ᵀv, like the hyperparameters; exact whatever the curvature.
+    """
+
+    grads: PyTree
+    product: Callable[[PyTree], PyTree]
+    mixed: Callable[[PyTree], PyTree]
+
+
+def curvature_operator(
+    problem: Problem,
+    curvature: Curvature,
+    params: PyTree,
+    hparams: PyTree,
+    batch: PyTree,
+    *,
+    model_state: PyTree = None,
+    key: Array | None = None,
+) -> CurvatureOperator:
+    """Linearises the gradient of the inner loss once, for many products at the same weights.
+
+    Args:
+        problem: The problem whose inner loss is meant.
+        curvature: "hessian" or "gauss_newton".
+        params: Where the curvature is taken.
+        hparams: Hyperparameters.
+        batch: One inner batch.
+        model_state: Model state, where there is one.
+        key: Key of that step, where the inner loss takes one.
+
+    Returns:
+        A `CurvatureOperator`; its functions hold what they share.
+
+    Example:
+        >>> import drmad_jax as dj, jax.numpy as jnp, optax
+        >>> from drmad_jax.training.curvature import curvature_operator
+        >>> loss = lambda w, h, x: h * jnp.sum(w**2)
+        >>> problem = dj.Problem(loss, loss, optax.sgd(0.1))
+        >>> operator = curvature_operator(problem, "hessian", jnp.ones(2), jnp.float32(3), None)
+        >>> operator.product(jnp.array([1.0, 0.0])).tolist()
+        [6.0, 0.0]
+    """
+
+    def loss(p, h):
+        return problem.inner(p, h, batch, model_state, key)[0]
+
+    def both(p):
+        return jax.grad(loss, argnums=(0, 1))(p, hparams)
+
+    (grads, _), push = jax.linearize(both, params)
+    product = lambda v: push(v)[0]
+    if curvature == "gauss_newton":
+        product = _gauss_newton_operator(problem, params, hparams, batch, model_state, key)
+    return CurvatureOperator(grads, product, lambda v: push(v)[1])
+
+
+def _gauss_newton_operator(
+    problem: Problem,
+    params: PyTree,
+    hparams: PyTree,
+    batch: PyTree,
+    model_state: PyTree,
+    key: Array | None,
+) -> Callable[[PyTree], PyTree]:
+    loss: CompositeLoss = problem.inner_loss  # type: ignore[assignment]
+    predict = lambda p: loss.outputs(p, hparams, batch, model_state, key)[0]
+    outputs, push = jax.linearize(predict, params)
+    pull = jax.linear_transpose(push, params)
+    criterion = jax.grad(lambda o: loss.criterion(o, hparams, batch))
+    curve = jax.linearize(criterion, outputs)[1]
+    if loss.penalty is None:
+        return lambda v: pull(curve(push(v)))[0]
+    penalise = jax.linearize(jax.grad(loss.penalty), params, hparams)[1]
+    fixed = tree.zeros_like(hparams)
+    return lambda v: tree.add(pull(curve(push(v)))[0], penalise(v, fixed))
+
+
+def curvature_product(
+    problem: Problem,
+    curvature: str,
+    params: PyTree,
+    hparams: PyTree,
+    batch: PyTree,
+    vector: PyTree,
+    *,
+    model_state: PyTree = None,
+    key: Array | None = None,
+) -> Any:
+    """The product of the inner loss's curvature with a vector, and the mixed term beside it.
+
+    Args:
+        problem: The problem whose inner loss is meant.
+        curvature: "hessian", "gauss_newton" or "auto".
+        params: Where the curvature is taken.
+        hparams: Hyperparameters.
+        batch: One inner batch.
+        vector: The vector v, same structure as `params`.
+        model_state: Model state, where there is one.
+        key: Key of that step, where the inner loss takes one.
+
+    Returns:
+        `(product, mixed)`: Bv with B the curvature, like `params`, and (∂²L/∂λ∂w)ᵀv, like
+        `hparams`.
+
+    Example:
+        >>> import drmad_jax as dj, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: h * jnp.sum(w**2)
+        >>> problem = dj.Problem(loss, loss, optax.sgd(0.1))
+        >>> w, v = jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])
+        >>> product, mixed = dj.curvature_product(problem, "hessian", w, jnp.float32(3), None, v)
+        >>> product.tolist(), float(mixed)
+        ([6.0, 0.0], 2.0)
+    """
+    gradient = inner_gradient(problem, resolve_curvature(problem, curvature))
+
+    def of(p, h):
+        return gradient(p, h, model_state, batch, key)[0]
+
+    return jax.vjp(of, params, hparams)[1](vector)

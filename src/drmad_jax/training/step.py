@@ -1,0 +1,205 @@
+"""One step of training forwards, and the same step backwards."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from drmad_jax import tree
+from drmad_jax.problem import Problem, TrainState
+from drmad_jax.training.curvature import Curvature, inner_gradient
+
+
+class StepInfo(NamedTuple):
+    """What a train step reports: the inner loss before the step."""
+
+    loss: Float[Array, ""]
+
+
+class Cotangent(NamedTuple):
+    """What the reverse pass carries.
+
+    Attributes:
+        state: Cotangent of the training state: a `TrainState` with `None` wherever the state has
+            no floating-point leaf.
+        hparams: The hypergradient accumulated so far, like the hyperparameters, in at least
+            float32.
+    """
+
+    state: TrainState
+    hparams: PyTree
+
+
+class ReverseInfo(NamedTuple):
+    """What a reverse step reports: the norm of the weights' cotangent after it."""
+
+    cotangent_norm: Float[Array, ""]
+
+
+def train_step(
+    problem: Problem,
+    state: TrainState,
+    hparams: PyTree,
+    batch: PyTree,
+    *,
+    key: Array | None = None,
+    curvature: Curvature | None = "hessian",
+) -> tuple[TrainState, StepInfo]:
+    """One step of training, w, s ← Φ_t(w, s, λ), pure and differentiable in state and hparams.
+
+    Args:
+        problem: The problem.
+        state: The state before the step; its `step` is t.
+        hparams: Hyperparameters.
+        batch: The inner batch of this step.
+        key: Key of the whole run; the step uses `jax.random.fold_in(key, t)`.
+        curvature: The derivative that reverse mode sees (see `inner_gradient`); `None` for plain
+            JAX differentiation, which forward mode needs.
+
+    Returns:
+        The next state, every leaf in the dtype it came in, and a `StepInfo`.
+
+    Example:
+        >>> import drmad_jax as dj, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: 0.5 * jnp.sum(w**2)
+        >>> problem = dj.Problem(loss, loss, optax.sgd(0.5))
+        >>> state = dj.init_state(problem, {}, jnp.ones(1))
+        >>> state, info = dj.train_step(problem, state, {}, None)
+        >>> float(state.params[0]), int(state.step)
+        (0.5, 1)
+    """
+    if key is not None:
+        key = jax.random.fold_in(key, state.step)
+    gradient = inner_gradient(problem, curvature)
+    grads, (loss, model_state) = gradient(state.params, hparams, state.model_state, batch, key)
+    updates, opt_state = optimizer_update(problem, hparams)(
+        grads, state.opt_state, state.params, loss
+    )
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(params, opt_state, model_state, state.step + 1)
+    _check_same_structure(new, state)
+    return tree.cast_like(new, state), StepInfo(loss)
+
+
+def optimizer_update(problem: Problem, hparams: PyTree) -> Callable[..., tuple[PyTree, PyTree]]:
+    """The optimizer's update at these hyperparameters, `(grads, opt_state, params, loss)`."""
+    transformation = problem.transformation(hparams)
+
+    def update(grads, opt_state, params, loss):
+        return transformation.update(grads, opt_state, params, value=loss, grad=grads)
+
+    return update
+
+
+def reverse_step(
+    problem: Problem,
+    state: TrainState,
+    hparams: PyTree,
+    batch: PyTree,
+    cotangent: Cotangent,
+    *,
+    key: Array | None = None,
+    curvature: Curvature = "hessian",
+    weight: Float[Array, ""] | float | None = None,
+) -> tuple[Cotangent, ReverseInfo]:
+    """One step of the reverse pass, linearised at `state`.
+
+    s̄ ← (∂Φ_t/∂s)ᵀ s̄ and λ̄ ← λ̄ + weight · (∂Φ_t/∂λ)ᵀ s̄, both from a single `jax.vjp` of the train
+    step. Whether `state` is the state that training passed through, or a stand-in from a path, is
+    the caller's choice.
+
+    Args:
+        problem: The problem.
+        state: Where step t is linearised; its `step` is t.
+        hparams: Hyperparameters.
+        batch: The inner batch of step t.
+        cotangent: The cotangent of the state after step t.
+        key: Key of the whole run.
+        curvature: "hessian" or "gauss_newton".
+        weight: How many steps this one stands for in the hypergradient; `None` for one.
+
+    Returns:
+        The cotangent of the state before step t, and a `ReverseInfo`.
+
+    Example:
+        >>> import drmad_jax as dj, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: 0.5 * h * jnp.sum(w**2)
+        >>> problem = dj.Problem(loss, loss, optax.sgd(0.5))
+        >>> state = dj.init_state(problem, jnp.float32(1), jnp.ones(1))
+        >>> cotangent = dj.init_cotangent(state, jnp.float32(1), params=jnp.ones(1))
+        >>> cotangent, info = dj.reverse_step(problem, state, jnp.float32(1), None, cotangent)
+        >>> float(cotangent.state.params[0]), float(cotangent.hparams)
+        (0.5, -0.5)
+    """
+    inexact, rest = tree.partition(state)
+
+    def step(inexact_state, h):
+        full = tree.combine(inexact_state, rest)
+        new, _ = train_step(problem, full, h, batch, key=key, curvature=curvature)
+        return tree.partition(new)[0]
+
+    d_state, d_hparams = jax.vjp(step, inexact, hparams)[1](cotangent.state)
+    if weight is not None:
+        d_hparams = jax.tree.map(lambda g: g * jnp.asarray(weight, g.dtype), d_hparams)
+    accumulated = tree.add(cotangent.hparams, d_hparams)
+    norm = jnp.sqrt(tree.squared_norm(d_state.params))
+    return Cotangent(d_state, accumulated), ReverseInfo(norm)
+
+
+def init_cotangent(
+    state: TrainState,
+    hparams: PyTree,
+    *,
+    params: PyTree = None,
+    model_state: PyTree = None,
+    accumulated: PyTree = None,
+) -> Cotangent:
+    """The cotangent with which the reverse pass starts.
+
+    Args:
+        state: The final training state, for structure and dtypes.
+        hparams: Hyperparameters, for structure and dtypes.
+        params: ∂E/∂w at the end; zeros if `None`.
+        model_state: ∂E/∂(model state) at the end, `None` at leaves without a derivative; zeros if
+            `None`.
+        accumulated: The direct ∂E/∂λ; zeros if `None`.
+
+    Returns:
+        A `Cotangent` with a float32 (or wider) accumulator.
+
+    Example:
+        >>> import drmad_jax as dj, jax.numpy as jnp, optax
+        >>> problem = dj.Problem(lambda w, h, x: w.sum(), lambda w, h, x: w.sum(), optax.sgd(1.0))
+        >>> state = dj.init_state(problem, {}, jnp.ones(2))
+        >>> dj.init_cotangent(state, {}).state.params.tolist()
+        [0.0, 0.0]
+    """
+    zeros = tree.zeros_like(tree.partition(state)[0])
+    d_state = zeros._replace(
+        params=zeros.params if params is None else params,
+        model_state=zeros.model_state if model_state is None else model_state,
+    )
+    source = tree.zeros_like(hparams) if accumulated is None else accumulated
+    widen = lambda x: jnp.asarray(x, tree.accumulation_dtype(jnp.result_type(x)))
+    return Cotangent(d_state, jax.tree.map(widen, source))
+
+
+def _check_same_structure(new: TrainState, old: TrainState) -> None:
+    """A step must hand on what it was handed, or it cannot be repeated."""
+    for field in ("params", "opt_state", "model_state"):
+        after, before = getattr(new, field), getattr(old, field)
+        shapes = lambda x: [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+        same = jax.tree.structure(after) == jax.tree.structure(before)
+        if not same or shapes(after) != shapes(before):
+            hint = " (as returned by inner_loss)" if field == "model_state" else ""
+            raise ValueError(
+                f"one step of training changes the structure or shapes of `{field}`{hint}: "
+                f"before {_describe(before)}, after {_describe(after)}"
+            )
+
+
+def _describe(pytree: PyTree) -> str:
+    return str(jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", pytree))
