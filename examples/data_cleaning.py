@@ -32,7 +32,7 @@ problem = dj.Problem(
     outer_loss=lambda w, weights, batch: jnp.mean(losses(w, batch)),
     optimizer=optax.sgd(0.3),
 )
-method = dj.drmad(batches_per_product=1)
+method = dj.drmad(steps=dj.segments(num_batches=1))
 hypergradient = jax.jit(dj.hypergradient(problem, num_steps=200, method=method))
 full_batch = jax.tree_util.Partial(lambda data, step: data, train)
 

@@ -39,8 +39,8 @@ penalty = lambda params, logs: sum(jnp.exp(x) * squared(params, k) for k, x in l
 criterion = lambda logits, logs, batch: weighted_cross_entropy(logits, batch[1], logs["weights"])
 outer_loss = lambda params, logs, batch: soft_iou_loss(model.apply(params, batch[0]), batch[1])
 inner_loss, sgd = dj.composite_loss(predict, criterion, penalty), optax.sgd(0.05, momentum=0.9)
-problem, method = dj.Problem(inner_loss, outer_loss, sgd), dj.drmad(num_products=5)
-hypergradient = jax.jit(dj.hypergradient(problem, num_steps=150, method=method))
+problem, steps = dj.Problem(inner_loss, outer_loss, sgd), dj.segments(num_products=5)
+hypergradient = jax.jit(dj.hypergradient(problem, num_steps=150, method=dj.drmad(steps=steps)))
 l2 = {f"layers_{i}": jnp.float32(-6) for i in (0, 2, 4)}
 logs = {"l2": l2, "noise": jnp.float32(-1), "weights": jnp.zeros(3)}  # a guess
 state = (outer := dj.outer_optimizer(optax.adam(0.3))).init(logs)

@@ -24,3 +24,10 @@ CHECKED = [
     "tree",
 ]
 install_import_hook([f"drmad_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+
+def pytest_configure(config):
+    # The problems that most tests share have a learning rate, which `drmad` says it gets wrong;
+    # test_hypergradient.py holds it to saying so.
+    said = "ignore:.*acts inside the optimizer:UserWarning"
+    config.addinivalue_line("filterwarnings", said)

@@ -70,11 +70,15 @@ def closed_form(log_l2):
     return jnp.mean((VALIDATION["x"] @ w - VALIDATION["y"]) ** 2)
 
 
+CG = dj.conjugate_gradient(tolerance=1e-10)
 METHODS = {
-    "cg": (dj.implicit(tolerance=1e-10), 1e-6),
-    "cg, hessian": (dj.implicit(tolerance=1e-10, curvature="hessian"), 1e-6),
-    "neumann": (dj.implicit(solver="neumann", num_terms=3000), 1e-6),
-    "nystrom": (dj.implicit(solver="nystrom", rank=5, damping=1e-7), 1e-5),
+    "cg": (dj.implicit(solver=CG), 1e-6),
+    "cg, hessian": (
+        dj.implicit(solver=CG, curvature="hessian"),
+        1e-6,
+    ),
+    "neumann": (dj.implicit(solver=dj.neumann_series(num_terms=3000)), 1e-6),
+    "nystrom": (dj.implicit(solver=dj.nystrom(rank=5), damping=1e-7), 1e-5),
 }
 
 

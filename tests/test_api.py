@@ -15,8 +15,7 @@ METHODS = [
     name
     for name in dj.__all__
     if inspect.isfunction(getattr(dj, name))
-    and {"reaches_start", "estimate"}
-    & set(dir(inspect.signature(getattr(dj, name)).return_annotation))
+    and {"backward", "estimate"} & set(dir(inspect.signature(getattr(dj, name)).return_annotation))
 ]
 
 

@@ -47,7 +47,7 @@ def test_profile_of_the_published_steps_is_where_their_weights_are():
 
 
 def test_nothing_is_reported_where_nothing_expands():
-    assert not bool(run(dj.drmad(knots=2, num_segments=5)).info.expanded)
+    assert not bool(run(dj.drmad(knots=2, steps=dj.segments(5))).info.expanded)
 
 
 def test_truncating_ends_before_the_step_that_expands():
@@ -112,6 +112,6 @@ def test_filter_leaves_out_negative_curvature_alone():
 
 
 def test_a_plain_loss_is_filtered_by_default_on_a_path():
-    auto = run(dj.drmad(knots=2, num_reverse_steps=NUM_STEPS))
-    filtered = run(dj.drmad(knots=2, num_reverse_steps=NUM_STEPS, curvature="filtered_hessian"))
+    auto = run(dj.drmad(knots=2, steps=dj.every_step()))
+    filtered = run(dj.drmad(knots=2, curvature="filtered_hessian"))
     assert problems.relative_error(auto.grad, filtered.grad) == 0.0

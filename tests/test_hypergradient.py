@@ -143,7 +143,7 @@ def test_divergence_is_reported_not_hidden(inputs):
 
 def test_info_tells_steps_and_norms(inputs):
     compute = dj.hypergradient(
-        problems.problem(), num_steps=NUM_STEPS, method=dj.drmad(num_reverse_steps=3)
+        problems.problem(), num_steps=NUM_STEPS, method=dj.drmad(steps=dj.strided_steps(3))
     )
     info = jax.jit(compute)(*inputs).info
     assert int(info.num_reverse_steps) == 3
@@ -224,10 +224,10 @@ def test_wrong_arguments_are_named(arguments, error, message):
         (lambda: dj.drmad(knots=1), ValueError, "`knots` must be at least 2, got 1"),
         (lambda: dj.drmad(knots=[0, 5, 5]), ValueError, "steps increasing from 0"),
         (lambda: dj.drmad(curvature="fisher"), ValueError, "`curvature` must be one of"),
-        (lambda: dj.drmad(spacing="odd"), ValueError, "`spacing` must be one of"),
-        (lambda: dj.drmad(weighting="all"), ValueError, "`weighting` must be one of"),
-        (lambda: dj.drmad(num_reverse_steps=0), ValueError, "at least 1, got 0"),
-        (lambda: dj.drmad(optimizer_state="mean"), ValueError, "`optimizer_state` must be"),
+        (lambda: dj.segments(spacing="odd"), ValueError, "`spacing` must be one of"),
+        (lambda: dj.strided_steps(3, weighting="all"), ValueError, "`weighting` must be one of"),
+        (lambda: dj.strided_steps(0), ValueError, "at least 1, got 0"),
+        (lambda: dj.knots(optimizer_state="mean"), ValueError, "`optimizer_state` must be"),
         (lambda: dj.checkpointed(every=0), ValueError, "`every` must be at least 1"),
         (lambda: dj.checkpointed(every=(6, 4)), ValueError, "divisor of the one before"),
         (lambda: dj.checkpointed(every=2, budget=9), ValueError, "`every` or `budget`, not both"),

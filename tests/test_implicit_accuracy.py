@@ -110,7 +110,7 @@ def test_takes_a_solver_of_another_package():
 
 @pytest.mark.parametrize("num_terms", [1, 7])
 def test_neumann_series_is_the_frozen_truncated_reverse_pass(num_terms):
-    neumann = dj.implicit(solver="neumann", num_terms=num_terms, step_size=0.05)
+    neumann = dj.implicit(solver=dj.neumann_series(num_terms=num_terms, step_size=0.05))
     frozen = dj.truncated(num_reverse_steps=num_terms, frozen=True, curvature="auto")
     out, reference = (run("ridge", method, num_steps=30) for method in (neumann, frozen))
     assert relative_error(out.grad, reference.grad) < 1e-12

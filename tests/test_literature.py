@@ -23,11 +23,11 @@ EXACT = {
     "reversible": dj.reversible(),
 }
 BIASED = {
-    "by default": dj.drmad(num_products=4, batches_per_product=2),
+    "by default": dj.drmad(steps=dj.segments(num_products=4, num_batches=2)),
     "line, Hessian": dj.drmad(knots=2, curvature="hessian"),
     "line, filtered Hessian": dj.drmad(knots=2, curvature="filtered_hessian"),
-    "line, strided": dj.drmad(knots=2, num_reverse_steps=4),
-    "line, segments": dj.drmad(knots=2, num_segments=2, num_products=4, batches_per_product=2),
+    "line, strided": dj.drmad(knots=2, steps=dj.strided_steps(4)),
+    "line, segments": dj.drmad(knots=2, steps=dj.segments(2, num_products=4, num_batches=2)),
     "knots": dj.drmad(knots=4, curvature="gauss_newton"),
     "published": dj.published_drmad(num_reverse_steps=4),
     "truncated": dj.truncated(num_reverse_steps=3),
@@ -36,7 +36,7 @@ BIASED = {
     "one step": dj.one_step(),
     "conjugate gradient": dj.implicit(damping=0.1),
     "neumann": dj.implicit(solver="neumann"),
-    "nystrom": dj.implicit(solver="nystrom", rank=5),
+    "nystrom": dj.implicit(solver=dj.nystrom(rank=5)),
 }
 UNSEEN = {name: STARTS for name in ("truncated", "truncated on the line", "frozen", "one step")}
 UNSEEN |= {name: STARTS + RATES for name in ("conjugate gradient", "neumann", "nystrom")}

@@ -84,7 +84,7 @@ def scans(jaxpr):
     [
         dj.drmad(),
         dj.drmad(knots=2, curvature="hessian"),
-        dj.drmad(num_reverse_steps=10),
+        dj.drmad(steps=dj.strided_steps(10)),
         dj.stored(),
     ],
     ids=["segments", "line", "strided", "stored"],

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import drmad_jax as dj
 import problems
-from drmad_jax.reverse.paths import Interpolated, Recomputed
-from drmad_jax.reverse.steps import AllSteps, LastSteps, PublishedStride, Stride
+from drmad_jax.reverse.paths import Checkpoints, Knots
+from drmad_jax.reverse.steps import EveryStep, LastSteps, PublishedSteps, StridedSteps
 from problems import NUM_STEPS, relative_error
 
 SIZES = st.integers(1, 300)
@@ -22,7 +22,7 @@ SIZES = st.integers(1, 300)
 @given(num_steps=SIZES, count=SIZES, spacing=st.sampled_from(["dense", "even"]))
 @settings(max_examples=200, deadline=None)
 def test_strides_stand_for_every_step_once(num_steps, count, spacing):
-    stride = Stride(count, spacing, "count")
+    stride = StridedSteps(count, spacing, "count")
     edges, visits = stride.edges(num_steps), stride(num_steps)
     assert edges[0] == 0 and edges[-1] == num_steps
     assert np.all(np.diff(edges) >= 1)
@@ -32,12 +32,12 @@ def test_strides_stand_for_every_step_once(num_steps, count, spacing):
 
 
 def test_dense_strides_are_dense_near_the_end():
-    widths = np.diff(Stride(20, "dense").edges(2000))
+    widths = np.diff(StridedSteps(20, "dense")(2000).edges)
     assert np.all(np.diff(widths) <= 1) and widths[0] > 10 * widths[-1]
 
 
 def test_published_stride_uses_the_first_batches_and_the_published_places():
-    visits = PublishedStride(200)(2000)
+    visits = PublishedSteps(200)(2000)
     np.testing.assert_array_equal(visits.step, np.arange(200))
     np.testing.assert_allclose(visits.position / 2000, np.linspace(0.001, 0.999, 200))
     assert np.all(visits.weight == 1)
@@ -45,14 +45,14 @@ def test_published_stride_uses_the_first_batches_and_the_published_places():
 
 def test_last_steps_never_exceed_the_run():
     np.testing.assert_array_equal(LastSteps(3)(5).step, [2, 3, 4])
-    np.testing.assert_array_equal(LastSteps(9)(5).step, AllSteps()(5).step)
+    np.testing.assert_array_equal(LastSteps(9)(5).step, EveryStep()(5).step)
 
 
 @given(num_steps=SIZES, data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_counted_knots_increase_from_start_to_end(num_steps, data):
     count = data.draw(st.integers(2, num_steps + 1))
-    times = Interpolated(count).times(num_steps)
+    times = Knots(count).times(num_steps)
     assert len(times) == count and times[0] == 0 and times[-1] == num_steps
     assert np.all(np.diff(times) >= 1)
 
@@ -90,7 +90,7 @@ def most_stored(count, intervals):
 @given(count=st.integers(1, 100_000), levels=st.integers(1, 20))
 @settings(max_examples=300, deadline=None)
 def test_levels_of_checkpoints_store_few_states(count, levels):
-    intervals = Recomputed(None, levels)._intervals(count)
+    intervals = Checkpoints(None, levels)._intervals(count)
     assert intervals[-1] == 1 and intervals[0] <= count
     assert all(a % b == 0 for a, b in zip(intervals, intervals[1:], strict=False))
     assert most_stored(count, intervals) <= levels * max(2, np.ceil(count ** (1 / levels)))
@@ -100,19 +100,19 @@ def test_levels_of_checkpoints_store_few_states(count, levels):
 @settings(max_examples=300, deadline=None)
 def test_a_budget_of_states_is_kept(count, data):
     budget = data.draw(st.integers(2 * int(np.ceil(np.log2(count))), 2 * count))
-    assert most_stored(count, Recomputed(None, budget=budget)._intervals(count)) <= budget
+    assert most_stored(count, Checkpoints(None, budget=budget)._intervals(count)) <= budget
 
 
 def test_memory_of_checkpoints_grows_like_the_logarithm():
     stored = lambda count: (
-        2 * len(Recomputed(None, levels=int(np.ceil(np.log2(count))))._intervals(count))
+        2 * len(Checkpoints(None, levels=int(np.ceil(np.log2(count))))._intervals(count))
     )
     assert [stored(count) for count in (100, 10_000, 1_000_000)] == [14, 28, 40]
 
 
 def test_too_small_a_budget_is_named():
     with pytest.raises(ValueError, match="`budget` = 3 stored states: .* is the least"):
-        Recomputed(None, budget=3)._intervals(1000)
+        Checkpoints(None, budget=3)._intervals(1000)
 
 
 @pytest.mark.parametrize("chain", ["momentum", "adam", "multi_steps"])
@@ -122,7 +122,7 @@ def test_the_path_passes_through_its_knots_with_their_counters(chain):
     knots = (0, 2, 5, NUM_STEPS)
     hparams, params, batches = problems.hparams(), problems.params(), problems.batches()
     with jax.numpy_dtype_promotion("standard"):
-        visited = visited_states(Interpolated(knots), problem, hparams, params, batches)
+        visited = visited_states(Knots(knots), problem, hparams, params, batches)
         state = dj.init_state(problem, hparams, params)
         for t in range(NUM_STEPS):
             counters = lambda s: [
@@ -142,25 +142,25 @@ def visited_states(path, problem, hparams, params, batches):
     from drmad_jax.training.run import Run
 
     start = lambda h: dj.init_state(problem, h, params)
-    run = Run(problem, NUM_STEPS, hparams, batches, None, start)
-    visits = AllSteps()(NUM_STEPS)
+    run = Run(problem, NUM_STEPS, batches, None, start)
+    visits = EveryStep()(NUM_STEPS)
 
     @jax.jit
     def states():
         state = start(hparams)
-        _, trace = path.forward(run, state, visits)
+        _, trace = path.remember(run, state, hparams, visits)
         buffer = jax.tree.map(lambda x: jnp.zeros((NUM_STEPS, *x.shape), x.dtype), state)
         write = lambda buffer, state, weight: jax.tree.map(
             lambda b, x: b.at[state.step].set(x), buffer, state
         )
-        return path.backward(run, trace, write, buffer, visits)
+        return path.revisit(run, trace, hparams, write, buffer, visits)
 
     return states()
 
 
 def test_the_line_is_the_published_one():
     problem, hparams, params = problems.problem(), problems.hparams(), problems.params()
-    visited = visited_states(Interpolated(2), problem, hparams, params, problems.batches())
+    visited = visited_states(Knots(2), problem, hparams, params, problems.batches())
     final = compute(dj.drmad()).params
     beta = np.arange(NUM_STEPS) / NUM_STEPS
     for ours, first, last in zip(
@@ -179,17 +179,19 @@ def test_the_line_is_the_published_one():
 @settings(max_examples=3, deadline=None)
 def test_any_knot_set_trains_the_same_weights(reference, inner, state):
     knots = [0, *sorted(inner), NUM_STEPS]
-    out = compute(dj.drmad(knots=knots, optimizer_state=state))
+    out = compute(dj.drmad(path=dj.knots(knots, optimizer_state=state)))
     assert relative_error(out.params, reference.params) < 1e-12
     assert bool(out.info.finite)
 
 
 def test_strides_on_a_stored_trajectory_skip_and_weight():
     """The third axis is independent of the first: weighted strides on the true states."""
-    stride = Stride(3, "even", "count")
+    stride = StridedSteps(3, "even", "count")
     method = dataclasses.replace(dj.stored(), steps=stride)
     on_knots = dj.drmad(
-        knots=NUM_STEPS + 1, curvature="hessian", num_reverse_steps=3, spacing="even"
+        knots=NUM_STEPS + 1,
+        curvature="hessian",
+        steps=dj.strided_steps(3, spacing="even"),
     )
     assert relative_error(compute(method).grad, compute(on_knots).grad) < 1e-12
 
@@ -207,7 +209,7 @@ def test_measured_steps_follow_the_length_of_the_path():
 
     def taken(multiplier, cap=20):
         measured = dj.measured_steps(cap=cap, multiplier=multiplier, early=4)
-        out = compute(dj.drmad(num_reverse_steps=measured), num_steps=20)
+        out = compute(dj.drmad(steps=measured), num_steps=20)
         return int(out.info.num_reverse_steps), out
 
     assert taken(1.0)[0] == np.ceil(ratio)
@@ -217,10 +219,8 @@ def test_measured_steps_follow_the_length_of_the_path():
 
 def test_measured_steps_at_the_cap_are_the_even_stride():
     measured = dj.measured_steps(cap=4, multiplier=1e6)
-    stride = dj.drmad(num_reverse_steps=4, spacing="even")
-    ours, even = (
-        compute(method, num_steps=12) for method in (dj.drmad(num_reverse_steps=measured), stride)
-    )
+    stride = dj.drmad(steps=dj.strided_steps(4, spacing="even"))
+    ours, even = (compute(method, num_steps=12) for method in (dj.drmad(steps=measured), stride))
     assert relative_error(ours.grad, even.grad) < 0.05
 
 

@@ -13,10 +13,10 @@ import drmad_jax as dj
 import problems
 from drmad_jax.fixed_point.buffer import rows_needed
 from drmad_jax.fixed_point.sgd import reversible_sgd
-from drmad_jax.methods.reversible import reversible
+from drmad_jax.methods.exact import reversible
 from drmad_jax.reverse.method import Reverse
-from drmad_jax.reverse.paths.reversal import Reversed
-from drmad_jax.reverse.steps import LastSteps, Stride
+from drmad_jax.reverse.paths.reversal import Reversal
+from drmad_jax.reverse.steps import LastSteps, StridedSteps
 from drmad_jax.training.run import Run
 from problems import NUM_STEPS, TOLERANCE, relative_error
 
@@ -69,7 +69,7 @@ def compiled(method, rates="hyperparameters", num_steps=NUM_STEPS):
 def trajectory(num_steps, min_momentum, num_undone=None):
     """A function that goes along the path and back: start, end, where it ends, the trace."""
     path, visits = (
-        Reversed(min_momentum=min_momentum),
+        Reversal(min_momentum=min_momentum),
         LastSteps(num_undone or num_steps)(num_steps),
     )
     lr = jnp.linspace(0.02, 0.001, num_steps)
@@ -78,13 +78,13 @@ def trajectory(num_steps, min_momentum, num_undone=None):
 
     def call(hparams, params, batches, damage):
         start = dj.init_state(problem, hparams, params)
-        run = Run(problem, num_steps, hparams, batches, None, lambda h: start)
-        final, trace = path.forward(run, start, visits)
+        run = Run(problem, num_steps, batches, None, lambda h: start)
+        final, trace = path.remember(run, start, hparams, visits)
         block = trace.blocks[0]
         velocity = block.velocity._replace(low=block.velocity.low + damage)
         blocks = [block._replace(velocity=velocity), *trace.blocks[1:]]
         damaged = dataclasses.replace(trace, blocks=blocks)
-        end = path.backward(run, damaged, lambda carry, state, _: state, start, visits)
+        end = path.revisit(run, damaged, hparams, lambda carry, state, _: state, start, visits)
         return start, final, end, trace
 
     return jax.jit(call)
@@ -288,7 +288,7 @@ def test_model_state_is_refused():
 
 
 def test_partial_visits_are_refused():
-    method = Reverse(Reversed(), "hessian", Stride(2))
+    method = Reverse(Reversal(), StridedSteps(2))
     train = dj.train(
         dj.Problem(loss, outer_loss, reversible_sgd(0.1, 0.9)), num_steps=NUM_STEPS, method=method
     )

@@ -181,7 +181,7 @@ def test_error_is_of_first_order_in_the_step(momentum):
     errors = []
     for num_steps in (200, 400):
         optimizer = optax.sgd(10.0 * (1 - momentum) / num_steps, momentum=momentum)
-        knots = dj.drmad(knots=num_steps + 1, num_segments=num_steps // 2, num_products=3)
+        knots = dj.drmad(knots=num_steps + 1, steps=dj.segments(num_steps // 2, num_products=3))
         out = quadratic_hypergradient(optimizer, num_steps, knots)
         exact = quadratic_hypergradient(optimizer, num_steps, dj.stored())
         errors.append(problems.relative_error(out.grad, exact.grad))
@@ -201,7 +201,7 @@ def test_never_grows_where_the_hessian_does():
         return float(info.cotangent_norm / info.cotangent_norm_at_end)
 
     assert growth(dj.drmad(curvature="hessian")) > 10
-    assert growth(dj.drmad(num_segments=5, num_products=2)) <= 1 + 1e-9
+    assert growth(dj.drmad(steps=dj.segments(5, num_products=2))) <= 1 + 1e-9
 
 
 @functools.cache
@@ -212,7 +212,7 @@ def on_problem(chain, method):
         return compute(problems.hparams(), problems.params(), problems.batches(), problems.data())
 
 
-SEGMENTS = dj.drmad(num_segments=2, num_products=3, batches_per_product=2)
+SEGMENTS = dj.drmad(steps=dj.segments(2, num_products=3, num_batches=2))
 
 
 @pytest.mark.parametrize(
@@ -234,23 +234,23 @@ def test_every_chain_gives_a_finite_hypergradient(chain):
 def test_an_optimizer_that_waits_gets_single_steps_and_a_warning():
     with pytest.warns(UserWarning, match="MultiSteps moves the weights at some steps only"):
         out = on_problem("multi_steps", SEGMENTS)
-    single = on_problem("multi_steps", dj.drmad(num_reverse_steps=problems.NUM_STEPS))
+    single = on_problem("multi_steps", dj.drmad(steps=dj.strided_steps(problems.NUM_STEPS)))
     assert problems.relative_error(out.grad, single.grad) < 1e-12
 
 
 def test_means_are_the_means_of_the_trajectory():
-    problem, means = problems.problem(), dj.drmad(knots="means", num_segments=3)
+    problem, means = problems.problem(), dj.drmad(steps=dj.segments(3))
     h, w, batches = problems.hparams(), problems.params(), problems.batches()
-    run = Run(problem, 7, h, batches, None, lambda h: dj.init_state(problem, h, w))
+    run = Run(problem, 7, batches, None, lambda h: dj.init_state(problem, h, w))
     state, states = run.start(h), []
     for _ in range(7):
         states.append(state)
-        state = run.step(state)
-    _, (trace, *_) = means.forward(run, run.start(h))
-    edges = means.steps.edges(7)
+        state = run.step(state, h)
+    _, trace = means.forward(run, run.start(h), h)
+    edges = means.steps(7).edges
     for segment, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
         mean = jax.tree.map(lambda *x: sum(x) / len(x), *[s.params for s in states[low:high]])
-        kept = jax.tree.map(lambda x, k=segment: x[k], trace.kept.params)
+        kept = jax.tree.map(lambda x, k=segment: x[k], trace.of_path.kept.params)
         assert problems.relative_error(kept, mean) < 1e-12
 
 
@@ -283,27 +283,35 @@ def test_running_statistics_lead_back_to_the_weights():
         args = (jnp.float64(-1), jnp.zeros(2), jnp.ones((100, 2)), None)
         return compute(*args, model_state=jnp.zeros(2)).grad
 
-    segments = grad(dj.drmad(knots=101, num_segments=25, num_products=2))
+    segments = grad(dj.drmad(knots=101, steps=dj.segments(25, num_products=2)))
     np.testing.assert_allclose(segments, grad(dj.stored()), rtol=0.05)
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "make, message",
     [
-        ({"num_segments": 0}, "`num_segments` must be at least 1"),
-        ({"num_segments": 2, "num_products": 0}, "`num_products` must be at least 1"),
-        ({"num_segments": 2, "num_reverse_steps": 3}, "not both"),
-        ({"num_segments": 2, "weighting": "none"}, "leave weighting"),
-        ({"num_segments": 2, "curvature": "filtered_hessian"}, "for single steps"),
-        ({"on_expansion": "stop"}, "`on_expansion` must be one of"),
-        ({"knots": "means", "num_reverse_steps": 2}, "give `num_segments`, or a number"),
-        ({"knots": "mean", "num_segments": 2}, "`knots` must be one of"),
+        (lambda: dj.segments(0), "`count` must be at least 1"),
+        (lambda: dj.segments(2, num_products=0), "`num_products` must be at least 1"),
+        (lambda: dj.segments(2, num_batches=0), "`num_batches` must be at least 1"),
         (
-            {"knots": "means", "num_segments": 2, "optimizer_state": "final"},
-            "leave optimizer_state",
+            lambda: dj.drmad(steps=dj.segments(2), curvature="filtered_hessian"),
+            "for single steps",
         ),
+        (lambda: dj.drmad(on_expansion="stop"), "`on_expansion` must be one of"),
+        (lambda: dj.drmad(path=dj.means(), steps=dj.every_step()), "makes none: take steps="),
+        (lambda: dj.drmad(path=dj.means(), curvature="hessian"), "makes none: take steps="),
+        (lambda: dj.truncated(num_reverse_steps=2, method=dj.drmad()), "makes none: take steps="),
+        (lambda: dj.drmad(path=dj.means(), knots=3), "give one of them"),
+        (lambda: dj.checkpointed(every=2, levels=3), "give one of 'every', 'levels'"),
+        (lambda: dj.checkpointed(budget=9, levels=3), "give one of 'levels', 'budget'"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_options_that_do_not_go_together_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
-        dj.drmad(**options)
+        make()
+
+
+@pytest.mark.parametrize("name", ["path", "steps"])
+def test_a_path_or_steps_of_another_kind_are_refused(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be a value such as drmad_jax"):
+        dj.drmad(**{name: 3})

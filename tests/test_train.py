@@ -39,7 +39,7 @@ def test_gradient_of_anything_after_training_uses_the_method(inputs):
 
 def test_train_and_hypergradient_agree(inputs):
     data = problems.data()
-    problem, method = problems.problem(), dj.drmad(num_reverse_steps=3)
+    problem, method = problems.problem(), dj.drmad(steps=dj.strided_steps(3))
     train = dj.train(problem, num_steps=NUM_STEPS, method=method)
     objective = lambda h: problems.outer_loss(train(h, *inputs[1:]).params, h, data)
     out = jax.jit(dj.hypergradient(problem, num_steps=NUM_STEPS, method=method))(*inputs, data)

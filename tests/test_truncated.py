@@ -10,7 +10,7 @@ import pytest
 
 import drmad_jax as dj
 import problems
-from drmad_jax.reverse.paths import Interpolated
+from drmad_jax.reverse.paths import Knots
 from problems import NUM_STEPS, TOLERANCE, relative_error
 
 KEPT = 3
@@ -56,7 +56,7 @@ def test_the_method_keeps_its_path_and_curvature():
     params, data = problems.params(), problems.data()
     final = compute(last_steps(), None).params
     method = last_steps(
-        method=dj.drmad(knots=2, optimizer_state="interpolated", num_reverse_steps=2)
+        method=dj.drmad(path=dj.knots(2, optimizer_state="interpolated"), steps=dj.strided_steps(2))
     )
 
     @jax.jit
@@ -77,7 +77,7 @@ def test_the_method_keeps_its_path_and_curvature():
             )
         return cotangent.hparams
 
-    assert method.path == Interpolated(2, "interpolated")
+    assert method.path == Knots(2, "interpolated")
     assert relative_error(compute(method, None).params, final) < 1e-12
     assert relative_error(compute(method, None).grad, by_hand()) < 1e-10
 

@@ -6,25 +6,26 @@ from drmad_jax.diagnostics.compare import compare
 from drmad_jax.diagnostics.metasmoothness import Metasmoothness, metasmoothness
 from drmad_jax.diagnostics.report import Comparison, MethodReport
 from drmad_jax.fixed_point.sgd import reversible_sgd
-from drmad_jax.hypergradient import Hypergradient, hypergradient, train
+from drmad_jax.hypergradient import Hypergradient, hypergradient, train, trained
 from drmad_jax.loops.adaptation import OnlineState
 from drmad_jax.loops.online import online_learning_rates, online_penalties
 from drmad_jax.loops.outer import OuterOptimizer, outer_optimizer
 from drmad_jax.loops.persistent_es import ParticleInfo, ParticleState, PersistentES, persistent_es
 from drmad_jax.loops.real_time import RealTime, RealTimeInfo, RealTimeState, real_time
-from drmad_jax.methods.forward import forward, forward_gradient
-from drmad_jax.methods.implicit import implicit, one_step
-from drmad_jax.methods.linear_solve import LinearSolver
-from drmad_jax.methods.reverse import (
-    checkpointed,
-    drmad,
+from drmad_jax.methods.choices import (
+    every_step,
+    knots,
+    means,
     measured_steps,
-    published_drmad,
-    stored,
-    truncated,
-    unrolled,
+    segments,
+    strided_steps,
 )
-from drmad_jax.methods.reversible import reversible
+from drmad_jax.methods.drmad import drmad, published_drmad
+from drmad_jax.methods.exact import checkpointed, reversible, stored, unrolled
+from drmad_jax.methods.forward import forward, forward_gradient
+from drmad_jax.methods.implicit import conjugate_gradient, implicit, neumann_series, nystrom
+from drmad_jax.methods.linear_solve import LinearSolver
+from drmad_jax.methods.truncated import one_step, truncated
 from drmad_jax.methods.zero_order import evolution_strategies
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
 from drmad_jax.protocol import Estimator, Info, Method
@@ -71,8 +72,10 @@ __all__ = [
     "checkpointed",
     "compare",
     "composite_loss",
+    "conjugate_gradient",
     "curvature_product",
     "drmad",
+    "every_step",
     "evolution_strategies",
     "forward",
     "forward_gradient",
@@ -84,10 +87,14 @@ __all__ = [
     "init_state",
     "initial_tangents",
     "inner_gradient",
+    "knots",
     "leave_one_out",
+    "means",
     "measured_steps",
     "metasmoothness",
     "minibatches",
+    "neumann_series",
+    "nystrom",
     "one_step",
     "online_learning_rates",
     "online_penalties",
@@ -100,10 +107,13 @@ __all__ = [
     "reverse_step",
     "reversible",
     "reversible_sgd",
+    "segments",
     "stored",
+    "strided_steps",
     "tangent_step",
     "train",
     "train_step",
+    "trained",
     "transforms",
     "truncated",
     "unrolled",

@@ -1,24 +1,21 @@
-"""The two entry points: `hypergradient`, and the differentiable `train`."""
+"""The entry points: `hypergradient`, the differentiable `train`, and plain `trained`."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_scalar
 from drmad_jax._checks.optimizer import warn_of_infinite_slope
-from drmad_jax._checks.unused import unused_leaves
-from drmad_jax.methods.implicit import Implicit
-from drmad_jax.methods.reverse import drmad
+from drmad_jax._checks.unused import unused_leaves, used_leaves
+from drmad_jax.methods.drmad import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
-from drmad_jax.protocol import Estimator, Info, Method
-from drmad_jax.reverse.method import Unrolled
-from drmad_jax.training.batches import batch_at
-from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.protocol import DependsOn, Estimator, Info, Method
+from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent, init_cotangent
 
 
@@ -69,7 +66,8 @@ def hypergradient(
 
     Warns:
         UserWarning: If the method differentiates the optimizer, and that has no finite derivative
-            where a gradient is exactly zero (`optax.adam` without `eps_root`).
+            where a gradient is exactly zero (`optax.adam` without `eps_root`); and of
+            hyperparameters that the method gets wrong, by name.
 
     Example:
         >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
@@ -80,7 +78,7 @@ def hypergradient(
         >>> round(float(out.value), 4), round(float(out.grad), 4)  # w = 1/(1+l2)
         (0.25, 0.25)
     """
-    method = _check(problem, num_steps, method)
+    method = _checked(problem, num_steps, method)
 
     def compute(
         hparams: PyTree,
@@ -92,26 +90,54 @@ def hypergradient(
         key: Array | None = None,
     ) -> Hypergradient:
         hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
-        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
-        state, pull_start = _start(run, params, model_state)
-        _check_losses(run, state, outer_batch)
+        run = _run(problem, num_steps, params, inner_batches, model_state, key)
+        start = _start(run, hparams, params, model_state)
+        _check_losses(run, start.state, hparams, outer_batch)
         if isinstance(method, Estimator):
-            return _estimate(method, run, outer_batch)
-        _refuse_unseen(method, run, state, outer_batch)
-        if not isinstance(method, Implicit):
-            warn_of_infinite_slope(problem, hparams, state.params)
-        final, trace = method.forward(run, state)
-        value, cotangent = outer_cotangent(problem, final, hparams, outer_batch)
-        cotangent, info = method.backward(run, trace, cotangent)
-        grad, d_params = cotangent.hparams, None
-        if method.reaches_start(run):
-            grad, d_params, _ = pull_start(cotangent)
-        finite = tree.all_finite((value, grad, d_params))
-        info = info._replace(finite=finite)
-        grad = tree.cast_like(grad, hparams)
-        return Hypergradient(value, grad, final.params, final, d_params, info)
+            return _estimate(method, run, start, hparams, outer_batch)
+        return _differentiate(method, run, start, hparams, outer_batch)
 
     return compute
+
+
+def trained(problem: Problem, *, num_steps: int) -> Callable[..., TrainState]:
+    """Plain training, with no derivative prepared: for judging, timing and looking.
+
+    JAX can differentiate it, at the memory of all T steps; `train` brings a method along.
+
+    Args:
+        problem: Inner loss and optimizer (the outer loss is not used).
+        num_steps: Number of inner steps T.
+
+    Returns:
+        A pure function `(hparams, params, inner_batches, *, model_state=None, key=None) ->
+        TrainState`.
+
+    Raises:
+        ValueError, TypeError: On arguments of the wrong kind, shape or dtype.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: jnp.sum((w - x) ** 2)
+        >>> training = jax.jit(dj.trained(dj.Problem(loss, loss, optax.sgd(0.25)), num_steps=3))
+        >>> float(training(0.0, jnp.float32(0), jnp.ones(3)).params)
+        0.875
+    """
+    _check_problem(problem, num_steps)
+
+    def call(
+        hparams: PyTree,
+        params: PyTree,
+        inner_batches: PyTree,
+        *,
+        model_state: PyTree = None,
+        key: Array | None = None,
+    ) -> TrainState:
+        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        run = _run(problem, num_steps, params, inner_batches, model_state, key)
+        return run.train(run.start(hparams), hparams)
+
+    return call
 
 
 def train(
@@ -142,40 +168,16 @@ def train(
         >>> round(float(jax.grad(weight)(1.0)), 4)  # w = 1/(1+l2)
         -0.25
     """
-    checked = _check(problem, num_steps, method)
+    checked = _checked(problem, num_steps, method)
     if isinstance(checked, Estimator):
         raise ValueError(
             f"train: {checked} estimates the gradient of a loss and cannot pull back a cotangent "
             "of the final state: give it to hypergradient, or use a method with a reverse pass"
         )
-    method = checked
 
-    def start(hparams, params, inner_batches, model_state, key):
-        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
-        return run, *_start(run, params, model_state)
-
-    def plain(*inputs):
-        run, state, _ = start(*inputs)
-        return method.forward(run, state)[0]
-
-    def forward(*inputs):
-        run, state, _ = start(*inputs)
-        final, trace = method.forward(run, state)
-        return final, (inputs, final, trace)
-
-    def backward(residuals, d_final):
-        inputs, final, trace = residuals
-        run, _, pull_start = start(*inputs)
-        drop = lambda c: None if c.dtype == jax.dtypes.float0 else c
-        cotangent = init_cotangent(final, run.hparams)._replace(state=jax.tree.map(drop, d_final))
-        cotangent, _ = method.backward(run, trace, cotangent)
-        if not method.reaches_start(run):
-            return tree.cast_like(cotangent.hparams, run.hparams), None, None, None, None
-        grad, d_params, d_model_state = pull_start(cotangent)
-        return tree.cast_like(grad, run.hparams), d_params, None, d_model_state, None
-
-    differentiable = jax.custom_vjp(plain)
-    differentiable.defvjp(forward, backward)
+    def begin(hparams, params, inner_batches, model_state, key):
+        run = _run(problem, num_steps, params, inner_batches, model_state, key)
+        return run, _start(run, hparams, params, model_state)
 
     def call(
         hparams: PyTree,
@@ -186,18 +188,46 @@ def train(
         key: Array | None = None,
     ) -> TrainState:
         hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
-        run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
-        if not isinstance(method, Implicit):
-            warn_of_infinite_slope(problem, hparams, jax.eval_shape(run.start, hparams).params)
-        if isinstance(method, Unrolled):
-            return plain(hparams, params, inner_batches, model_state, key)
+        run = _run(problem, num_steps, params, inner_batches, model_state, key)
+        chosen = _resolved(checked, run, run.start(hparams), hparams)
+        if chosen.is_native:
+            return chosen.forward(run, run.start(hparams), hparams)[0]
         inner_batches = _constant("inner_batches", inner_batches)
-        if not method.reaches_start(run):
+        if not chosen.reaches_start(run):
             params = _constant("params", params)
             model_state = _constant("model_state", model_state)
+        differentiable = _with_rule(chosen, begin)
         return differentiable(hparams, params, inner_batches, model_state, key)
 
     return call
+
+
+def _with_rule(method: Method, begin: Callable[..., tuple[Run, "_Start"]]) -> Callable:
+    """Training with the method's way back as its derivative."""
+
+    def plain(*inputs):
+        run, start = begin(*inputs)
+        return method.forward(run, start.state, inputs[0])[0]
+
+    def forward(*inputs):
+        run, start = begin(*inputs)
+        final, trace = method.forward(run, start.state, inputs[0])
+        return final, (inputs, final, trace)
+
+    def backward(residuals, d_final):
+        inputs, final, trace = residuals
+        (run, start), hparams = begin(*inputs), inputs[0]
+        drop = lambda c: None if c.dtype == jax.dtypes.float0 else c
+        cotangent = init_cotangent(final, hparams)._replace(state=jax.tree.map(drop, d_final))
+        cotangent, _ = method.backward(run, trace, hparams, cotangent)
+        if not method.reaches_start(run):
+            return tree.cast_like(cotangent.hparams, hparams), None, None, None, None
+        grad, d_params, d_model_state = start.pull(cotangent)
+        return tree.cast_like(grad, hparams), d_params, None, d_model_state, None
+
+    differentiable = jax.custom_vjp(plain)
+    differentiable.defvjp(forward, backward)
+    return differentiable
 
 
 def _constant(name: str, pytree: PyTree) -> PyTree:
@@ -217,12 +247,16 @@ def _constant(name: str, pytree: PyTree) -> PyTree:
     return through(pytree)
 
 
-def _check(
-    problem: Problem, num_steps: int, method: Method | Estimator | None
-) -> Method | Estimator:
+def _check_problem(problem: Problem, num_steps: int) -> None:
     if not isinstance(problem, Problem):
         raise TypeError(f"`problem` must be a drmad_jax.Problem, got {type(problem).__name__}")
     check_count("hypergradient", "num_steps", num_steps)
+
+
+def _checked(
+    problem: Problem, num_steps: int, method: Method | Estimator | None
+) -> Method | Estimator:
+    _check_problem(problem, num_steps)
     method = drmad() if method is None else method
     if not isinstance(method, Method | Estimator):
         raise TypeError(
@@ -234,51 +268,74 @@ def _check(
 def _run(
     problem: Problem,
     num_steps: int,
-    hparams: PyTree,
     params: PyTree,
     inner_batches: PyTree,
     model_state: PyTree,
     key: Array | None,
 ) -> Run:
     check_batches(inner_batches, num_steps)
-
-    def start(hparams):
-        return init_state(problem, hparams, params, model_state=model_state)
-
-    return Run(problem, num_steps, hparams, inner_batches, key, start)
+    start = lambda hparams: init_state(problem, hparams, params, model_state=model_state)
+    return Run(problem, num_steps, inner_batches, key, start)
 
 
-def _start(run: Run, params: PyTree, model_state: PyTree) -> tuple[TrainState, Callable]:
-    """The initial state, and the way from its cotangent to what it was made of."""
+class _Start(NamedTuple):
+    """The initial state, and the way from its cotangent to what it was made of.
+
+    Attributes:
+        state: The state.
+        pull: `cotangent -> (d_hparams, d_params, d_model_state)`, the first added to the
+            hypergradient so far.
+    """
+
+    state: TrainState
+    pull: Callable[[Cotangent], tuple[PyTree, PyTree, PyTree]]
+
+
+def _start(run: Run, hparams: PyTree, params: PyTree, model_state: PyTree) -> _Start:
     inexact, rest = tree.partition(model_state)
 
     def init(hparams, params, inexact):
         model_state = tree.combine(inexact, rest)
         return tree.partition(init_state(run.problem, hparams, params, model_state=model_state))
 
-    state, pullback, state_rest = jax.vjp(init, run.hparams, params, inexact, has_aux=True)
-    state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
+    state, pullback, state_rest = jax.vjp(init, hparams, params, inexact, has_aux=True)
 
-    def pull_start(cotangent: Cotangent):
+    def pull(cotangent: Cotangent):
         d_hparams, d_params, d_model_state = pullback(cotangent.state)
         return tree.add(cotangent.hparams, d_hparams), d_params, d_model_state
 
-    return tree.combine(state, state_rest), pull_start
+    return _Start(tree.combine(state, state_rest), pull)
 
 
-def _estimate(method: Estimator, run: Run, outer_batch: PyTree) -> Hypergradient:
+def _differentiate(
+    method: Method, run: Run, start: _Start, hparams: PyTree, outer_batch: PyTree
+) -> Hypergradient:
+    """The hypergradient by a method that goes from the final state's cotangent back."""
+    outer = lambda h: run.problem.outer(start.state.params, h, outer_batch, start.state.model_state)
+    method = _resolved(method, run, start.state, hparams, outer)
+    final, trace = method.forward(run, start.state, hparams)
+    value, cotangent = outer_cotangent(run.problem, final, hparams, outer_batch)
+    cotangent, info = method.backward(run, trace, hparams, cotangent)
+    grad, d_params = cotangent.hparams, None
+    if method.reaches_start(run):
+        grad, d_params, _ = start.pull(cotangent)
+    info = info._replace(finite=tree.all_finite((value, grad, d_params)))
+    return Hypergradient(value, tree.cast_like(grad, hparams), final.params, final, d_params, info)
+
+
+def _estimate(
+    method: Estimator, run: Run, start: _Start, hparams: PyTree, outer_batch: PyTree
+) -> Hypergradient:
     """The hypergradient by a method that only asks for the outer losses of whole runs."""
 
     def evaluate(hparams: PyTree) -> tuple[Float[Array, ""], TrainState]:
-        state = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), run.start(hparams))
-        step = dataclasses.replace(run, hparams=hparams).step
-        final, _ = forward_scan(step, state, [run.num_steps])
+        final = run.train(run.start(hparams), hparams)
         return run.problem.outer(final.params, hparams, outer_batch, final.model_state), final
 
     key = None if run.key is None else run.draw_key()
-    value, final, grad, info = method.estimate(evaluate, run.hparams, key)
-    info = info._replace(finite=jnp.isfinite(value) & tree.all_finite(grad))
-    return Hypergradient(value, tree.cast_like(grad, run.hparams), final.params, final, None, info)
+    value, final, grad, info = method.estimate(evaluate, hparams, key)
+    info = info._replace(finite=tree.all_finite((value, grad)))
+    return Hypergradient(value, tree.cast_like(grad, hparams), final.params, final, None, info)
 
 
 def outer_cotangent(
@@ -299,36 +356,54 @@ def outer_cotangent(
     return value, cotangent
 
 
-def _check_losses(run: Run, state: TrainState, outer_batch: PyTree) -> None:
+def _check_losses(run: Run, state: TrainState, hparams: PyTree, outer_batch: PyTree) -> None:
     """Looks at what both losses return, at trace time and at no cost."""
 
-    def inner(state, hparams, batches, key):
-        batch = batch_at(batches, state.step)
+    def inner(run_inputs, state, hparams):
+        batch, key = dataclasses.replace(run, **run_inputs).inputs(state.step)
         return run.problem.inner(state.params, hparams, batch, state.model_state, key)[0]
 
-    args = (state, run.hparams, run.inner_batches, run.key)
-    check_scalar("inner_loss", jax.eval_shape(inner, *args))
-    outer = jax.eval_shape(
-        run.problem.outer, state.params, run.hparams, outer_batch, state.model_state
-    )
+    run_inputs = {"inner_batches": run.inner_batches, "key": run.key}
+    check_scalar("inner_loss", jax.eval_shape(inner, run_inputs, state, hparams))
+    outer = jax.eval_shape(run.problem.outer, state.params, hparams, outer_batch, state.model_state)
     check_scalar("outer_loss", outer)
 
 
-def _refuse_unseen(method: Method, run: Run, state: TrainState, outer_batch: PyTree) -> None:
-    """A hyperparameter that the method cannot see is an error, not a zero."""
+def _resolved(
+    method: Method,
+    run: Run,
+    state: TrainState,
+    hparams: PyTree,
+    outer: DependsOn = lambda hparams: None,
+) -> Method:
+    """The method for this run, after what it has to say about it: once, while it is traced.
+
+    Raises:
+        ValueError: Of hyperparameters that neither the method nor the outer loss sees: not a zero.
+    """
+    method = method.resolve(run, state)
     sees = method.sees(run, state)
-    if sees is None:
-        return
-
-    def everything_seen(hparams):
-        outer = run.problem.outer(state.params, hparams, outer_batch, state.model_state)
-        return sees(hparams), outer
-
-    unseen = unused_leaves(everything_seen, run.hparams)
+    unseen = [] if sees is None else unused_leaves(lambda h: (sees(h), outer(h)), hparams)
     if unseen:
-        names = ", ".join(f"`hparams{name}`" for name in unseen)
         raise ValueError(
-            f"{method} cannot see {names}, whose hypergradient would be zero whatever its effect: "
-            "take it out of `hparams`, or use a method that goes back to the first step, such as "
-            "checkpointed()"
+            f"{method} cannot see {_named(unseen)}, whose hypergradient would be zero whatever its "
+            "effect: take it out of `hparams`, or use a method that goes back to the first step, "
+            "such as checkpointed()"
         )
+    distorts = method.distorts(run, state)
+    distorted = [] if distorts is None else used_leaves(distorts, hparams)
+    if distorted:
+        warnings.warn(
+            f"{_named(distorted)} acts inside the optimizer, whose true state {method} does not "
+            "go back through: its hypergradient is biased, wrong signs included. Use an exact "
+            "method for it, such as checkpointed()",
+            UserWarning,
+            stacklevel=4,
+        )
+    if method.differentiates_optimizer:
+        warn_of_infinite_slope(run.problem, hparams, state.params)
+    return method
+
+
+def _named(leaves: list[str]) -> str:
+    return ", ".join(f"`hparams{name}`" for name in leaves)

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
@@ -204,7 +205,8 @@ def init_state(
     if problem.initial_params is not None:
         params = problem.initial_params(params, hparams)
     opt_state = problem.transformation(hparams).init(params)
-    return TrainState(params, opt_state, model_state, jnp.zeros((), jnp.int32))
+    state = TrainState(params, opt_state, model_state, jnp.zeros((), jnp.int32))
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
 
 
 def _optional(function: Callable, model_state: PyTree, key: Array | None) -> dict[str, Any]:

@@ -12,12 +12,16 @@ from drmad_jax.training.step import Cotangent
 # hparams -> (outer loss at the end of training, final state)
 Evaluate = Callable[[PyTree], tuple[Float[Array, ""], TrainState]]
 
+# A function of the hyperparameters; which of them it depends on is read off its trace.
+DependsOn = Callable[[PyTree], PyTree]
+
 
 class Info(NamedTuple):
     """What happened on the way back; arrays, so that it passes through jit and vmap.
 
     Attributes:
-        finite: Whether the outer loss and every entry of the hypergradient are finite.
+        finite: Whether the outer loss and every entry of the hypergradient are finite. Set by
+            `hypergradient`, which has both; `None` in what a method returns.
         num_reverse_steps: Reverse steps taken.
         cotangent_norm: Largest L2 norm of the weights' cotangent on the way back. Far above
             `cotangent_norm_at_end`, the path expands; the hypergradient is then not to be trusted.
@@ -34,8 +38,8 @@ class Info(NamedTuple):
             deterministic methods.
     """
 
-    finite: Bool[Array, ""]
-    num_reverse_steps: Int[Array, ""]
+    finite: Bool[Array, ""] | None = None
+    num_reverse_steps: Int[Array, ""] | int = 0
     cotangent_norm: Float[Array, ""] | None = None
     cotangent_norm_at_end: Float[Array, ""] | None = None
     cotangent_norm_at_start: Float[Array, ""] | None = None
@@ -50,16 +54,32 @@ class Info(NamedTuple):
 class Method(Protocol):
     """Training, and the way from the final state's cotangent back to the hyperparameters.
 
-    A method is a frozen value. To add one, implement these four functions.
+    A method is a frozen value. To add one, write a class with `forward` and `backward`, and those
+    of the others whose answer here is not its own.
     """
 
-    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
+    # Whether the optimizer is differentiated, so that its derivative has to be finite.
+    differentiates_optimizer: bool = True
+    # Whether JAX differentiates `forward` by itself, in either mode.
+    is_native: bool = False
+
+    def forward(self, run: Run, state: TrainState, hparams: PyTree) -> tuple[TrainState, Any]:
         """Trains from `state`; returns the final state and whatever `backward` needs."""
         ...
 
-    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
+    def backward(
+        self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent
+    ) -> tuple[Cotangent, Info]:
         """Takes the cotangent of the final state to the one of the initial state."""
         ...
+
+    def resolve(self, run: Run, state: TrainState) -> "Method":
+        """The method for this run: open choices made, what does not fit replaced or refused.
+
+        Called once, before anything else, with the initial state; only structures, shapes and
+        dtypes of `state` may matter.
+        """
+        return self
 
     def reaches_start(self, run: Run) -> bool:
         """Whether the state's cotangent that `backward` returns is the initial state's.
@@ -67,14 +87,21 @@ class Method(Protocol):
         If not, there is no gradient with respect to the initial weights, and `backward` accounts
         for whatever part of the initial state depends on the hyperparameters (see `Run.start`).
         """
-        ...
+        return True
 
-    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree] | None:
-        """A function of the hyperparameters that depends on all those the method can see.
+    def sees(self, run: Run, state: TrainState) -> DependsOn | None:
+        """A function that depends on all the hyperparameters that the method can see.
 
         `None` if it sees all. Others are refused by name.
         """
-        ...
+        return None
+
+    def distorts(self, run: Run, state: TrainState) -> DependsOn | None:
+        """A function that depends on the hyperparameters that come back with wrong signs or sizes.
+
+        `None` if there are none. They are warned of by name.
+        """
+        return None
 
 
 @runtime_checkable

@@ -72,3 +72,15 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
         return x if is_key else jnp.asarray(x, jnp.result_type(y))
 
     return jax.tree.map(cast, tree, like)
+
+
+def dot(first: PyTree, second: PyTree) -> Float[Array, ""]:
+    """The inner product of two pytrees of one dtype."""
+    # A sum, since a matrix unit would multiply with ten bits of mantissa by default.
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), first, second)
+    return jax.tree.reduce(jnp.add, products)
+
+
+def add_scaled(first: PyTree, scale: Float[Array, ""] | float | int, second: PyTree) -> PyTree:
+    """The sum first + scale · second."""
+    return jax.tree.map(lambda a, b: a + scale * b, first, second)

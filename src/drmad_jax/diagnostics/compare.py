@@ -15,8 +15,8 @@ from drmad_jax._checks.arguments import check_count, check_inexact, check_number
 from drmad_jax.diagnostics.agreement import agreement, leave_one_out
 from drmad_jax.diagnostics.metasmoothness import metasmoothness
 from drmad_jax.diagnostics.report import Comparison, Mean, MethodReport
-from drmad_jax.hypergradient import Hypergradient, hypergradient, train
-from drmad_jax.methods.reverse import checkpointed, truncated
+from drmad_jax.hypergradient import Hypergradient, hypergradient, trained
+from drmad_jax.methods.exact import checkpointed
 from drmad_jax.problem import Problem
 from drmad_jax.protocol import Estimator, Info, Method
 
@@ -190,11 +190,10 @@ def _with_reference(
 
 def _plain_training(problem: Problem, num_steps: int) -> Callable[..., Array]:
     """Training and the outer loss after it, without any derivative."""
-    # Of plain training this method remembers least.
-    trained = train(problem, num_steps=num_steps, method=truncated(num_reverse_steps=1))
+    training = trained(problem, num_steps=num_steps)
 
     def outcome(hparams, params, inner_batches, outer_batch, *, model_state=None, key=None):
-        final = trained(hparams, params, inner_batches, model_state=model_state, key=key)
+        final = training(hparams, params, inner_batches, model_state=model_state, key=key)
         return problem.outer(final.params, hparams, outer_batch, final.model_state)
 
     return outcome

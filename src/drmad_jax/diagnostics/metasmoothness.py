@@ -10,8 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.arguments import check_inexact
-from drmad_jax.hypergradient import train
-from drmad_jax.methods.reverse import truncated
+from drmad_jax.hypergradient import trained
 from drmad_jax.problem import Problem
 
 
@@ -66,8 +65,7 @@ def metasmoothness(problem: Problem, *, num_steps: int) -> Callable[..., Metasmo
         >>> float(out.agreement), out.slopes.tolist(), float(out.curvature)  # w = λ, E = 2 λ²
         (1.0, [2.0, 6.0], 4.0)
     """
-    # Of plain training this method remembers least.
-    trained = train(problem, num_steps=num_steps, method=truncated(num_reverse_steps=1))
+    training = trained(problem, num_steps=num_steps)
 
     def measure(
         hparams: PyTree,
@@ -86,7 +84,7 @@ def metasmoothness(problem: Problem, *, num_steps: int) -> Callable[..., Metasmo
                 return h + step * v.astype(h.dtype)
 
             moved = jax.tree.map(move, start, direction)
-            final = trained(moved, params, inner_batches, model_state=model_state, key=key)
+            final = training(moved, params, inner_batches, model_state=model_state, key=key)
             value = problem.outer(final.params, moved, outer_batch, final.model_state)
             flat, _ = ravel_pytree(final.params)
             return flat.astype(tree.accumulation_dtype(flat.dtype)), value

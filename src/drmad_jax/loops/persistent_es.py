@@ -13,7 +13,7 @@ from drmad_jax._checks.arguments import check_batches, check_count, check_inexac
 from drmad_jax.methods.weighted_mean import weighted_mean
 from drmad_jax.methods.zero_order import both_signs, draw_noise
 from drmad_jax.problem import Problem, TrainState, init_state
-from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.run import Run
 
 
 class ParticleState(NamedTuple):
@@ -176,8 +176,8 @@ class _Windows:
             fresh = particle.step == 0
             begin = lambda new, old: jnp.where(fresh, new, old)
             particle = jax.tree.map(begin, tree.cast_like(start(hparams), particle), particle)
-            run = Run(self.problem, self.num_steps, hparams, inner_batches, inner_key, start)
-            end, _ = forward_scan(run.step, particle, [self.unroll_length])
+            run = Run(self.problem, self.num_steps, inner_batches, inner_key, start)
+            end = run.train(particle, hparams, self.unroll_length)
             loss = self.problem.outer(end.params, hparams, outer_batch, end.model_state)
             return loss, end._replace(step=end.step % self.num_steps)
 

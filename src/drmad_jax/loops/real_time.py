@@ -114,9 +114,8 @@ def real_time(problem: Problem, outer_optimizer: OuterOptimizer, *, every: int) 
     def init(hparams: PyTree, params: PyTree, *, model_state: PyTree = None) -> RealTimeState:
         hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
         start = lambda h: init_state(problem, h, params, model_state=model_state)
-        train = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), start(hparams))
         tangents = initial_tangents(start, hparams, _all_directions(hparams))
-        return RealTimeState(train, tangents, hparams, outer_optimizer.init(hparams))
+        return RealTimeState(start(hparams), tangents, hparams, outer_optimizer.init(hparams))
 
     def step(
         state: RealTimeState,

@@ -20,15 +20,17 @@ DISTRIBUTIONS = ("rademacher", "normal")
 class Directions(Protocol):
     """Along which directions of hyperparameter space training is differentiated."""
 
-    def count(self, run: Run) -> int:
+    def count(self, hparams: PyTree) -> int:
         """Number n of directions."""
         ...
 
-    def at(self, run: Run, indices: Int[Array, " k"]) -> PyTree:
+    def at(self, run: Run, hparams: PyTree, indices: Int[Array, " k"]) -> PyTree:
         """The directions of these indices, like the hyperparameters with leading axis k."""
         ...
 
-    def gradient(self, run: Run, derivatives: Float[Array, " n"]) -> tuple[PyTree, PyTree]:
+    def gradient(
+        self, run: Run, hparams: PyTree, derivatives: Float[Array, " n"]
+    ) -> tuple[PyTree, PyTree]:
         """The gradient from the derivatives along all directions, and its standard error."""
         ...
 
@@ -37,17 +39,19 @@ class Directions(Protocol):
 class EveryEntry:
     """One unit direction for each hyperparameter entry."""
 
-    def count(self, run: Run) -> int:
+    def count(self, hparams: PyTree) -> int:
         """Number of hyperparameter entries."""
-        return sum(leaf.size for leaf in jax.tree.leaves(run.hparams))
+        return sum(leaf.size for leaf in jax.tree.leaves(hparams))
 
-    def at(self, run: Run, indices: Int[Array, " k"]) -> PyTree:
+    def at(self, run: Run, hparams: PyTree, indices: Int[Array, " k"]) -> PyTree:
         """Unit directions."""
-        return unit_directions(run.hparams, indices)
+        return unit_directions(hparams, indices)
 
-    def gradient(self, run: Run, derivatives: Float[Array, " n"]) -> tuple[PyTree, PyTree]:
+    def gradient(
+        self, run: Run, hparams: PyTree, derivatives: Float[Array, " n"]
+    ) -> tuple[PyTree, PyTree]:
         """The derivatives themselves, without error."""
-        return reshape_like(derivatives, run.hparams), None
+        return reshape_like(derivatives, hparams), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +68,26 @@ class RandomDirections:
     distribution: Distribution
     key: Array | None
 
-    def count(self, run: Run) -> int:
+    def count(self, hparams: PyTree) -> int:
         """Number of directions."""
         return self.num_directions
 
-    def at(self, run: Run, indices: Int[Array, " k"]) -> PyTree:
+    def at(self, run: Run, hparams: PyTree, indices: Int[Array, " k"]) -> PyTree:
         """Directions of their own index alone, hence the same in any chunking."""
-        return jax.vmap(lambda index: self._direction(run, index))(indices)
+        return jax.vmap(lambda index: self._direction(run, hparams, index))(indices)
 
-    def gradient(self, run: Run, derivatives: Float[Array, " n"]) -> tuple[PyTree, PyTree]:
+    def gradient(
+        self, run: Run, hparams: PyTree, derivatives: Float[Array, " n"]
+    ) -> tuple[PyTree, PyTree]:
         """The mean of (dE/dλ · u) u, and the standard error of that mean."""
         indices = jnp.arange(self.num_directions, dtype=jnp.int32)
-        return weighted_mean(lambda index: self._direction(run, index), indices, derivatives)
+        return weighted_mean(
+            lambda index: self._direction(run, hparams, index), indices, derivatives
+        )
 
-    def _direction(self, run: Run, index: Int[Array, ""]) -> PyTree:
+    def _direction(self, run: Run, hparams: PyTree, index: Int[Array, ""]) -> PyTree:
         draw = jax.random.rademacher if self.distribution == "rademacher" else jax.random.normal
-        leaves, structure = jax.tree.flatten(run.hparams)
+        leaves, structure = jax.tree.flatten(hparams)
         keys = jax.random.split(jax.random.fold_in(self._key(run), index), len(leaves))
         drawn = [draw(k, h.shape, h.dtype) for k, h in zip(keys, leaves, strict=True)]
         return jax.tree.unflatten(structure, drawn)

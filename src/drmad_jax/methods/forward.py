@@ -17,15 +17,14 @@ from drmad_jax.methods.directions import (
     RandomDirections,
 )
 from drmad_jax.problem import TrainState
-from drmad_jax.protocol import Info
-from drmad_jax.training.batches import batch_at
+from drmad_jax.protocol import Info, Method
 from drmad_jax.training.run import Run, forward_scan
 from drmad_jax.training.step import Cotangent
-from drmad_jax.training.tangents import contract, initial_tangents, tangent_step
+from drmad_jax.training.tangents import contract, initial_tangents, push_tangents
 
 
 @dataclasses.dataclass(frozen=True)
-class Forward:
+class Forward(Method):
     """Forward mode, given by its directions and by how many of them travel at a time.
 
     Attributes:
@@ -36,40 +35,40 @@ class Forward:
     directions: Directions
     chunk_size: int | None
 
-    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, Any]:
+    def forward(self, run: Run, state: TrainState, hparams: PyTree) -> tuple[TrainState, Any]:
         """Trains, with all tangents; or alone, where tangents come in chunks later."""
-        if self._in_chunks(run):
-            return forward_scan(run.step, state, [run.num_steps])[0], state
-        indices = jnp.arange(self.directions.count(run), dtype=jnp.int32)
-        return _push(run, state, self.directions.at(run, indices))
+        if self._in_chunks(hparams):
+            return run.train(state, hparams), state
+        indices = jnp.arange(self.directions.count(hparams), dtype=jnp.int32)
+        return _push(run, state, hparams, self.directions.at(run, hparams, indices))
 
-    def backward(self, run: Run, trace: Any, cotangent: Cotangent) -> tuple[Cotangent, Info]:
+    def backward(
+        self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent
+    ) -> tuple[Cotangent, Info]:
         """Contracts the final cotangent with the tangents; the direct term stays exact."""
-        if self._in_chunks(run):
-            derivatives = self._chunk_by_chunk(run, trace, cotangent)
+        if self._in_chunks(hparams):
+            derivatives = self._chunk_by_chunk(run, trace, hparams, cotangent)
         else:
             derivatives = contract(cotangent.state, trace)
-        gradient, error = self.directions.gradient(run, derivatives)
-        info = Info(jnp.array(True), jnp.int32(0), standard_error=error)
+        gradient, error = self.directions.gradient(run, hparams, derivatives)
+        info = Info(num_reverse_steps=jnp.int32(0), standard_error=error)
         return cotangent._replace(hparams=tree.add(cotangent.hparams, gradient)), info
 
     def reaches_start(self, run: Run) -> bool:
         """Never: tangents know nothing of the initial weights."""
         return False
 
-    def sees(self, run: Run, state: TrainState) -> None:
-        """Everything, what acts on the initial state included."""
-        return None
+    def _in_chunks(self, hparams: PyTree) -> bool:
+        return self.chunk_size is not None and self.chunk_size < self.directions.count(hparams)
 
-    def _in_chunks(self, run: Run) -> bool:
-        return self.chunk_size is not None and self.chunk_size < self.directions.count(run)
-
-    def _chunk_by_chunk(self, run: Run, state: TrainState, cotangent: Cotangent) -> Array:
-        size, count = self.chunk_size, self.directions.count(run)
+    def _chunk_by_chunk(
+        self, run: Run, state: TrainState, hparams: PyTree, cotangent: Cotangent
+    ) -> Array:
+        size, count = self.chunk_size, self.directions.count(hparams)
 
         def chunk(start):
             indices = start + jnp.arange(size, dtype=jnp.int32)
-            _, tangents = _push(run, state, self.directions.at(run, indices))
+            _, tangents = _push(run, state, hparams, self.directions.at(run, hparams, indices))
             return contract(cotangent.state, tangents)
 
         starts = jnp.arange(0, count, size, dtype=jnp.int32)
@@ -165,15 +164,10 @@ def forward_gradient(
     return Forward(RandomDirections(num_directions, distribution, key), chunk_size)
 
 
-def _push(run: Run, state: TrainState, directions: PyTree) -> tuple[TrainState, TrainState]:
+def _push(
+    run: Run, state: TrainState, hparams: PyTree, directions: PyTree
+) -> tuple[TrainState, TrainState]:
     """Trains with tangents along these directions."""
-
-    def step(carry):
-        state, tangents = carry
-        batch = batch_at(run.inner_batches, state.step)
-        return tangent_step(
-            run.problem, state, run.hparams, batch, tangents, directions, key=run.key
-        )
-
-    carry = (state, initial_tangents(run.start, run.hparams, directions))
-    return forward_scan(step, carry, [run.num_steps])[0]
+    push = lambda carry: push_tangents(run.step, carry[0], hparams, carry[1], directions)
+    carry = (state, initial_tangents(run.start, hparams, directions))
+    return forward_scan(push, carry, [run.num_steps])[0]

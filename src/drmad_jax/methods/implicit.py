@@ -1,7 +1,7 @@
 """Implicit differentiation: the hypergradient at the end of training, by a linear solve."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +15,23 @@ from drmad_jax.methods.linear_solve import (
     LinearSolver,
     NeumannSeries,
     Nystrom,
-    add_scaled,
 )
-from drmad_jax.methods.reverse import truncated
 from drmad_jax.problem import TrainState
-from drmad_jax.protocol import Info
-from drmad_jax.reverse.method import Reverse
+from drmad_jax.protocol import DependsOn, Info, Method
 from drmad_jax.training.curvature import (
     CURVATURES,
-    Curvature,
     curvature_product,
     inner_gradient,
     resolve_curvature,
 )
-from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent
 
 _SOLVERS = {"cg": ConjugateGradient, "neumann": NeumannSeries, "nystrom": Nystrom}
 
 
 @dataclasses.dataclass(frozen=True)
-class Implicit:
+class Implicit(Method):
     """The implicit function theorem at the final weights; made by `implicit`."""
 
     solver: LinearSolver
@@ -44,29 +40,38 @@ class Implicit:
     num_batches: int
     key: Array | None
 
-    def forward(self, run: Run, state: TrainState) -> tuple[TrainState, TrainState]:
+    differentiates_optimizer = False
+
+    def resolve(self, run: Run, state: TrainState) -> "Implicit":
+        """With a curvature chosen."""
+        curvature = resolve_curvature(run.problem, self.curvature)
+        return dataclasses.replace(self, curvature=curvature)
+
+    def forward(
+        self, run: Run, state: TrainState, hparams: PyTree
+    ) -> tuple[TrainState, TrainState]:
         """Trains, remembering only the end."""
-        resolve_curvature(run.problem, self.curvature)
-        final, _ = forward_scan(run.step, state, [run.num_steps])
+        final = run.train(state, hparams)
         return final, final
 
-    def backward(self, run: Run, trace: TrainState, cotangent: Cotangent) -> tuple[Cotangent, Info]:
+    def backward(
+        self, run: Run, trace: TrainState, hparams: PyTree, cotangent: Cotangent
+    ) -> tuple[Cotangent, Info]:
         """Solves (B + damping · I) x = ∂E/∂w, and subtracts (∂²L/∂λ∂w)ᵀ x."""
-        curvature = resolve_curvature(run.problem, self.curvature)
         rhs = _widen(cotangent.state.params)
         # Entries near one, or the squares in the solver would underflow for tiny gradients.
         scale = _largest_entry(rhs)
         unit = jax.tree.map(lambda b: b / jnp.where(scale > 0, scale, 1), rhs)
-        product = lambda v: self._product(run, trace, v, curvature)[0]
+        product = lambda v: self._product(run, trace, hparams, v)[0]
         key = run.draw_key() if self.key is None else self.key
         unit_x, count = self.solver(product, unit, damping=self.damping, key=key)
         # Not the solver's own residual, which drifts away from the true one in float32.
-        image, mixed = self._product(run, trace, unit_x, curvature)
-        rest = add_scaled(add_scaled(unit, -1, image), -self.damping, unit_x)
+        image, mixed = self._product(run, trace, hparams, unit_x)
+        rest = tree.add_scaled(tree.add_scaled(unit, -1, image), -self.damping, unit_x)
         residual_norm = _relative_norm(rest, unit)
         grad = jax.tree.map(lambda g, m: g - scale.astype(g.dtype) * m, cotangent.hparams, mixed)
         info = Info(
-            jnp.array(True), jnp.int32(0), residual_norm=residual_norm, num_iterations=count
+            num_reverse_steps=jnp.int32(0), residual_norm=residual_norm, num_iterations=count
         )
         return Cotangent(cotangent.state, grad), info
 
@@ -74,14 +79,14 @@ class Implicit:
         """Never: the way training went is not looked at."""
         return False
 
-    def sees(self, run: Run, state: TrainState) -> Callable[[PyTree], PyTree]:
+    def sees(self, run: Run, state: TrainState) -> DependsOn:
         """What acts in the inner gradient; nothing inside the optimizer or the initial state."""
         batch, key = run.inputs(state.step)
         gradient = inner_gradient(run.problem, None)
         return lambda hparams: gradient(state.params, hparams, state.model_state, batch, key)[0]
 
     def _product(
-        self, run: Run, final: TrainState, vector: PyTree, curvature: Curvature
+        self, run: Run, final: TrainState, hparams: PyTree, vector: PyTree
     ) -> tuple[PyTree, PyTree]:
         """B v and (∂²L/∂λ∂w)ᵀ v, each the mean over the last `num_batches` inner batches."""
         narrow = tree.cast_like(vector, final.params)
@@ -91,9 +96,9 @@ class Implicit:
             model_state = final.model_state
             image, mixed = curvature_product(
                 run.problem,
-                curvature,
+                self.curvature,
                 final.params,
-                run.hparams,
+                hparams,
                 batch,
                 narrow,
                 model_state=model_state,
@@ -112,12 +117,7 @@ class Implicit:
 
 def implicit(
     *,
-    solver: str | LinearSolver = "cg",
-    max_iterations: int | None = None,
-    tolerance: float | None = None,
-    num_terms: int | None = None,
-    step_size: float | None = None,
-    rank: int | None = None,
+    solver: Literal["cg", "neumann", "nystrom"] | LinearSolver = "cg",
     damping: float | None = None,
     curvature: str = "auto",
     num_batches: int = 1,
@@ -130,17 +130,10 @@ def implicit(
     full-batch training that is the whole inner loss.
 
     Args:
-        solver: "cg" (conjugate gradient), "neumann" (truncated Neumann series, Lorraine et al.
-            2020), "nystrom" (Hataya and Yamada 2023), or one's own `LinearSolver`.
-        max_iterations: For "cg", largest number of iterations; 100 if `None`.
-        tolerance: For "cg", the relative residual at which it ends; 1e-5 if `None`.
-        num_terms: For "neumann", the number of terms; 20 if `None`.
-        step_size: For "neumann", its step size, below 2 over the largest curvature; with that of
-            plain gradient descent and `num_terms` = K it equals
-            `truncated(num_reverse_steps=K, frozen=True)` on the same batch. If `None`, one over
-            the largest curvature, estimated with ten products.
-        rank: For "nystrom", the rank, at one product each; 20 if `None`.
-        damping: ρ ≥ 0, in units of the curvature; `None` for 0, and for 0.01 with "nystrom",
+        solver: `conjugate_gradient(…)`, `neumann_series(…)` (Lorraine et al. 2020), `nystrom(…)`
+            (Hataya and Yamada 2023), or one's own `LinearSolver`; "cg", "neumann" and "nystrom"
+            are these without arguments.
+        damping: ρ ≥ 0, in units of the curvature; `None` for 0, and for 0.01 with `nystrom`,
             which cannot do without.
         curvature: "gauss_newton", "hessian", or "auto": Gauss–Newton for a `composite_loss`, the
             Hessian for any other loss.
@@ -150,9 +143,9 @@ def implicit(
             key with which the hypergradient is called, and is a fixed one without.
 
     Cost:
-        Memory: one training state, and five vectors like the weights for "cg", three for
-        "neumann", 3 · rank for "nystrom". Backward: one curvature product (two to three
-        gradients) on `num_batches` batches for each iteration, and one more for the residual.
+        Memory: one training state, and five vectors like the weights for `conjugate_gradient`,
+        three for `neumann_series`, 3 · rank for `nystrom`. Backward: one curvature product (two to
+        three gradients) on `num_batches` batches for each iteration, and one more for the residual.
     Bias:
         Biased by the distance of w_T from an optimum of the batches used, by the damping, and by
         what the solver left over. A model state is held fixed. Learning rates and initial weights
@@ -163,73 +156,99 @@ def implicit(
         curvature, or average over more batches.
 
     Raises:
-        ValueError: On an unknown name, an option that the solver does not have, or a value out of
-            range.
+        ValueError: On an unknown name or a value out of range.
         TypeError: On a count or number of the wrong type.
 
     Example:
         >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
         >>> loss = lambda w, l2, x: jnp.sum((w - x) ** 2) + l2 * jnp.sum(w**2)
         >>> problem = dj.Problem(loss, lambda w, l2, x: jnp.sum((w - x) ** 2), optax.sgd(0.1))
-        >>> method = dj.implicit(solver="cg")
+        >>> method = dj.implicit(solver=dj.conjugate_gradient(max_iterations=20))
         >>> step = jax.jit(dj.hypergradient(problem, num_steps=50, method=method))
         >>> out = step(1.0, jnp.zeros(1), jnp.ones((50, 1)), jnp.ones(1))
         >>> round(float(out.grad), 4), int(out.info.num_iterations)  # w = 1/(1+l2)
         (0.25, 1)
     """
-    given = {
-        "max_iterations": max_iterations,
-        "tolerance": tolerance,
-        "num_terms": num_terms,
-        "step_size": step_size,
-        "rank": rank,
-    }
-    solve = _solver(solver, {name: x for name, x in given.items() if x is not None})
+    if isinstance(solver, str):
+        check_choice("implicit", "solver", solver, tuple(_SOLVERS))
+        solve = _SOLVERS[solver]()
+    elif callable(solver):
+        solve = solver
+    else:
+        raise TypeError(f"implicit: `solver` must be a name or a LinearSolver, got {solver!r}")
     check_choice("implicit", "curvature", curvature, ("auto", *CURVATURES))
     check_count("implicit", "num_batches", num_batches)
     check_key("implicit", key)
-    if damping is None:
-        damping = 0.01 if isinstance(solve, Nystrom) else 0.0
-    check_number("implicit", "damping", damping, least=0.0)
-    if isinstance(solve, Nystrom):
-        check_number("implicit", 'damping` with solver="nystrom', damping, above=0.0)
-    return Implicit(solve, curvature, float(damping), num_batches, key)
+    default = getattr(solve, "default_damping", 0.0)
+    chosen = default if damping is None else damping
+    least, above = (None, 0.0) if default > 0 else (0.0, None)
+    check_number("implicit", "damping", chosen, least=least, above=above)
+    return Implicit(solve, curvature, chosen, num_batches, key)
 
 
-def one_step() -> Reverse:
-    """Approximate: only the last training step is differentiated (T1–T2, Luketina et al. 2016).
+def conjugate_gradient(*, max_iterations: int = 100, tolerance: float = 1e-5) -> ConjugateGradient:
+    """Conjugate gradient (Hestenes and Stiefel 1952), stopped at the first negative curvature.
 
-    dE/dλ ≈ ∂E/∂λ + (∂Φ/∂λ)ᵀ ∂E/∂w at the last step Φ; for gradient descent with step size α,
-    −α (∂²L/∂λ∂w)ᵀ ∂E/∂w, the inverse Hessian replaced by αI. It is
-    `truncated(num_reverse_steps=1)`, and with num_steps=1 and the final weights handed on to the
-    next call it is the published algorithm, which updates weights and hyperparameters in turn.
+    Args:
+        max_iterations: Largest number of iterations, one curvature product each.
+        tolerance: The residual, relative to the right-hand side, at which it ends.
 
-    Cost:
-        Memory: one training state. Reverse pass: one reverse step.
-    Bias:
-        Biased: greedy. What acts in earlier steps is not seen; magnitudes shrink with the step
-        size, and directions of low curvature count too little.
+    Returns:
+        A value for `implicit(solver=…)`.
+
+    Raises:
+        ValueError, TypeError: If a value is out of range or of the wrong type.
 
     Example:
         >>> import drmad_jax as dj
-        >>> dj.one_step() == dj.truncated(num_reverse_steps=1)
-        True
+        >>> dj.implicit(solver=dj.conjugate_gradient(tolerance=1e-3)).solver.max_iterations
+        100
     """
-    return truncated(num_reverse_steps=1)
+    return ConjugateGradient(max_iterations, tolerance)
 
 
-def _solver(solver: str | LinearSolver, options: dict[str, float]) -> LinearSolver:
-    if not isinstance(solver, str) and callable(solver):
-        names: list[str] = []
-    else:
-        check_choice("implicit", "solver", solver, tuple(_SOLVERS))
-        names = [field.name for field in dataclasses.fields(_SOLVERS[str(solver)])]
-    for option in options:
-        if option not in names:
-            raise ValueError(
-                f"implicit: `{option}` is no option of solver={solver!r}, which takes {names}"
-            )
-    return _SOLVERS[solver](**options) if isinstance(solver, str) else solver
+def neumann_series(*, num_terms: int = 20, step_size: float | None = None) -> NeumannSeries:
+    """The truncated Neumann series of the inverse (Lorraine et al. 2020, Alg. 3).
+
+    Args:
+        num_terms: Number K of terms, K − 1 curvature products.
+        step_size: Its factor, below 2 over the largest curvature; with that of plain gradient
+            descent it equals `truncated(num_reverse_steps=K, frozen=True)` on the same batch. If
+            `None`, one over the largest curvature, estimated with ten products.
+
+    Returns:
+        A value for `implicit(solver=…)`.
+
+    Raises:
+        ValueError, TypeError: If a value is out of range or of the wrong type.
+
+    Example:
+        >>> import drmad_jax as dj
+        >>> dj.implicit(solver=dj.neumann_series(num_terms=5)).solver.num_terms
+        5
+    """
+    return NeumannSeries(num_terms, step_size)
+
+
+def nystrom(*, rank: int = 20) -> Nystrom:
+    """A low-rank stand-in for the curvature, inverted in closed form (Hataya and Yamada 2023).
+
+    Args:
+        rank: Number of random vectors, one curvature product each; they do not wait for one
+            another.
+
+    Returns:
+        A value for `implicit(solver=…)`, which then needs damping.
+
+    Raises:
+        ValueError, TypeError: If `rank` is no positive Python int.
+
+    Example:
+        >>> import drmad_jax as dj
+        >>> dj.implicit(solver=dj.nystrom(rank=10)).damping
+        0.01
+    """
+    return Nystrom(rank)
 
 
 def _widen(vector: PyTree) -> PyTree:

@@ -7,7 +7,7 @@ ended, and neither library has the Neumann series or the Nyström method.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,10 @@ Product = Callable[[PyTree], PyTree]
 
 
 class LinearSolver(Protocol):
-    """A solver, a frozen value; one's own can be handed to `drmad_jax.implicit(solver=...)`."""
+    """A solver, a frozen value; one's own can be handed to `drmad_jax.implicit(solver=...)`.
+
+    One that cannot do without damping says so by an attribute `default_damping` above zero.
+    """
 
     def __call__(
         self, product: Product, rhs: PyTree, *, damping: float, key: Array
@@ -70,7 +73,7 @@ class ConjugateGradient:
     ) -> tuple[PyTree, Int[Array, ""]]:
         """The solution and the number of iterations."""
         multiply = _damped(product, damping)
-        squared = dot(rhs, rhs)
+        squared = tree.dot(rhs, rhs)
         goal = self.tolerance**2 * squared
 
         def unfinished(carry):
@@ -80,13 +83,16 @@ class ConjugateGradient:
         def iterate(carry):
             x, residual, direction, squared, count, _, best = carry
             image = multiply(direction)
-            curvature = dot(direction, image)
+            curvature = tree.dot(direction, image)
             # Both comparisons let NaN through to the solution, hence to `info.finite`.
             positive = ~(curvature <= 0)
             step = jnp.where(positive, squared / jnp.where(positive, curvature, 1), 0)
-            x, residual = add_scaled(x, step, direction), add_scaled(residual, -step, image)
-            new = dot(residual, residual)
-            direction = add_scaled(residual, new / squared, direction)
+            x, residual = (
+                tree.add_scaled(x, step, direction),
+                tree.add_scaled(residual, -step, image),
+            )
+            new = tree.dot(residual, residual)
+            direction = tree.add_scaled(residual, new / squared, direction)
             worse = new > best[1]
             best = jax.tree.map(lambda a, b: jnp.where(worse, b, a), (x, new), best)
             return x, residual, direction, new, count + 1, positive, best
@@ -134,11 +140,11 @@ class NeumannSeries:
 
         def add_term(_, carry):
             total, term = carry
-            term = add_scaled(term, -step, multiply(term))
-            return add_scaled(total, 1, term), term
+            term = tree.add_scaled(term, -step, multiply(term))
+            return tree.add_scaled(total, 1, term), term
 
         total, _ = jax.lax.fori_loop(0, self.num_terms - 1, add_term, (rhs, rhs))
-        return add_scaled(tree.zeros_like(rhs), step, total), jnp.int32(self.num_terms)
+        return tree.add_scaled(tree.zeros_like(rhs), step, total), jnp.int32(self.num_terms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +171,9 @@ class Nystrom:
 
     rank: int = 20
 
+    # It divides by the damping.
+    default_damping: ClassVar[float] = 0.01
+
     def __post_init__(self):
         check_count("implicit", "rank", self.rank)
 
@@ -186,31 +195,19 @@ class Nystrom:
         return x, jnp.int32(self.rank)
 
 
-def dot(first: PyTree, second: PyTree) -> Float[Array, ""]:
-    """The inner product of two pytrees of one dtype."""
-    # A sum, since a matrix unit would multiply with ten bits of mantissa by default.
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), first, second)
-    return jax.tree.reduce(jnp.add, products)
-
-
-def add_scaled(first: PyTree, scale: Float[Array, ""] | float, second: PyTree) -> PyTree:
-    """The sum first + scale · second."""
-    return jax.tree.map(lambda a, b: a + scale * b, first, second)
-
-
 def _damped(product: Product, damping: float) -> Product:
-    return product if damping == 0 else lambda v: add_scaled(product(v), damping, v)
+    return product if damping == 0 else lambda v: tree.add_scaled(product(v), damping, v)
 
 
 def _largest_eigenvalue(product: Product, like: PyTree, key: Array) -> Float[Array, ""]:
     """‖A v‖ after power iteration: below the largest |eigenvalue|, by far less than half."""
 
     def iterate(_, vector):
-        scale = 1 / jnp.sqrt(dot(vector, vector))
+        scale = 1 / jnp.sqrt(tree.dot(vector, vector))
         return product(jax.tree.map(lambda v: v * scale, vector))
 
     image = jax.lax.fori_loop(0, 10, iterate, _normal_like(like, key, ()))
-    return jnp.sqrt(dot(image, image))
+    return jnp.sqrt(tree.dot(image, image))
 
 
 def _inverse_square_root(core: Float[Array, "k k"]) -> Float[Array, "k k"]:

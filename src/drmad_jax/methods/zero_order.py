@@ -36,7 +36,7 @@ class EvolutionStrategies:
         value, final = evaluate(hparams)
         differences = jax.lax.map(difference, keys, batch_size=self.chunk_size)
         grad, standard_error = weighted_mean(noise, keys, differences / (2 * self.sigma**2))
-        info = Info(jnp.array(True), jnp.int32(0), standard_error=standard_error)
+        info = Info(num_reverse_steps=jnp.int32(0), standard_error=standard_error)
         return value, final, grad, info
 
 

@@ -2,18 +2,18 @@
 
 A reverse pass is three independent choices, held by `method.Reverse`:
 
-- `paths`: where is step t linearised? Each path trains in its own way (`forward`, leaving a trace)
-  and later hands the visited states, last to first, to a function `visit` (`backward`).
+- `paths`: where is step t linearised? Each path trains in its own way (`remember`, leaving a
+  trace) and later hands the visited states, last to first, to a function `visit` (`revisit`).
 - curvature (`training.curvature`): what stands for ∂g/∂w there. The gradient brings it along as its
   own derivative, so that one `jax.vjp` of a training step serves every optimizer.
 - `steps`: which t are visited, and what a visit does (`take`): one reverse step, or a whole segment
   at once (`segments`, by `lanczos` and the optimizer's mean response, `optimizer_response`).
 
-    run, state ──► path.forward ──► final state, trace
-                                        │  outer loss
-                                        ▼
-    hypergradient ◄── path.backward ◄── cotangent
-                        visit = guard ∘ steps.take(run, hparams, state, cotangent, weight)
+    run, state, hparams ──► path.remember ──► final state, trace
+                                                  │  outer loss
+                                                  ▼
+          hypergradient ◄── path.revisit ◄── cotangent
+                            visit = guard ∘ steps.take(run, hparams, state, cotangent, weight)
 
 `guard` watches the cotangent between visits and reports what it saw. A new path, curvature or way
 of stepping is one more value on its axis: nothing here asks which one it has been given, only for

@@ -41,9 +41,9 @@ class Guard(NamedTuple):
     expanded: Bool[Array, ""]
     num_visits: Int[Array, ""]
 
-    def after(self, place: Float[Array, ""], norm: Float[Array, ""]) -> "Guard":
-        """With one more visit, at a place from 0 to 1 on the way of training."""
-        part = jnp.minimum((place * NUM_BINS).astype(jnp.int32), NUM_BINS - 1)
+    def after(self, position: Float[Array, ""], norm: Float[Array, ""]) -> "Guard":
+        """With one more visit, at a position from 0 to 1 on the way of training."""
+        part = jnp.minimum((position * NUM_BINS).astype(jnp.int32), NUM_BINS - 1)
         return self._replace(
             latest=norm,
             largest=jnp.maximum(self.largest, norm),
@@ -53,9 +53,8 @@ class Guard(NamedTuple):
         )
 
     def info(self) -> Info:
-        """What is reported; `finite` is set by the caller, who has the outer loss too."""
+        """What is reported."""
         return Info(
-            finite=jnp.array(True),
             num_reverse_steps=self.num_visits,
             cotangent_norm=self.largest,
             cotangent_norm_at_end=self.at_end,
@@ -72,7 +71,7 @@ def start_guard(cotangent: Cotangent) -> Guard:
     return Guard(norm, norm, norm, profile, jnp.array(False), jnp.int32(0))
 
 
-def places(visits: Visits, num_steps: int) -> Callable[[TrainState, Guard], Float[Array, ""]]:
+def positions(visits: Visits, num_steps: int) -> Callable[[TrainState, Guard], Float[Array, ""]]:
     """Where on the way of training, from 0 to 1, the next visit is linearised.
 
     Known by its number, not by its step: published DrMAD takes its batches elsewhere.
@@ -86,7 +85,7 @@ def places(visits: Visits, num_steps: int) -> Callable[[TrainState, Guard], Floa
 def guarded(
     take: Callable[..., tuple[Cotangent, PyTree]],
     on_expansion: OnExpansion,
-    place: Callable[[TrainState, Guard], Array],
+    position: Callable[[TrainState, Guard], Array],
 ) -> Callable[[tuple[Cotangent, Guard], TrainState, Array | None], tuple[Cotangent, Guard]]:
     """A visit that does what `on_expansion` says once the cotangent has expanded.
 
@@ -96,7 +95,7 @@ def guarded(
         on_expansion: "continue" only watches; "truncate" ends the way back before the visit that
             expands it; "gauss_newton" takes that visit and all after it with Gauss–Newton
             curvature.
-        place: Where the next visit stands; made by `places`.
+        position: Where the next visit stands; made by `positions`.
 
     Returns:
         `((cotangent, guard), state, weight) -> (cotangent, guard)`.
@@ -105,7 +104,7 @@ def guarded(
     def visit(carry, state, weight):
         cotangent, guard = carry
         cotangent, info = take(state, cotangent, weight, safe=False)
-        return cotangent, guard.after(place(state, guard), info.cotangent_norm)
+        return cotangent, guard.after(position(state, guard), info.cotangent_norm)
 
     if on_expansion == "continue":
         return visit
@@ -115,7 +114,7 @@ def guarded(
         if on_expansion == "truncate":
             return cotangent, guard
         cotangent, info = take(state, cotangent, weight, safe=True)
-        return cotangent, guard.after(place(state, guard), info.cotangent_norm)
+        return cotangent, guard.after(position(state, guard), info.cotangent_norm)
 
     def visit_or_retry(carry, state, weight):
         tried = visit(carry, state, weight)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax.methods.linear_solve import add_scaled, dot
+from drmad_jax import tree
 
 
 class Flow(NamedTuple):
@@ -63,7 +63,7 @@ def positive_flow(
         >>> flow.end.round(4).tolist()  # exp(−1), and no growth along the second axis
         [0.3679, 1.0]
     """
-    inner = lambda a, b: dot(a, jax.tree.map(jnp.multiply, metric, b))
+    inner = lambda a, b: tree.dot(a, jax.tree.map(jnp.multiply, metric, b))
     norm = jnp.sqrt(inner(start, start))
     # Along what the metric does not see nothing moves: any scale serves.
     scale = jnp.where(norm > 0, norm, 1)
@@ -97,9 +97,9 @@ def _basis(
         basis = jax.tree.map(put, basis, vector)
         image = product(vector)
         row = coefficients_of(basis, image)
-        rest = add_scaled(image, -1, _combination(row, basis))
+        rest = tree.add_scaled(image, -1, _combination(row, basis))
         again = coefficients_of(basis, rest)
-        rest = add_scaled(rest, -1, _combination(again, basis))
+        rest = tree.add_scaled(rest, -1, _combination(again, basis))
         row = row + again
         norm = jnp.sqrt(inner(rest, rest))
         # Below the rounding error of what was subtracted, the space is exhausted.

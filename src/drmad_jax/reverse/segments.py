@@ -1,4 +1,4 @@
-"""The reverse pass over a whole segment of training at once."""
+"""A whole segment of training taken back at once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,15 +12,76 @@ from jaxtyping import Array, Float, Int, PyTree
 from drmad_jax import tree
 from drmad_jax.problem import CompositeLoss, Problem, TrainState
 from drmad_jax.reverse.lanczos import positive_flow
-from drmad_jax.reverse.optimizer_response import NUM_TERMS, Response, geometric_limit, mean_response
-from drmad_jax.reverse.steps import Segments
+from drmad_jax.reverse.optimizer_response import (
+    NUM_TERMS,
+    Response,
+    geometric_limit,
+    mean_response,
+)
+from drmad_jax.reverse.steps import ReverseSteps, Spacing, Visits, middles, stretches
 from drmad_jax.training.curvature import Curvature, curvature_operator, inner_gradient
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent, ReverseInfo, optimizer_update
 
 
+@dataclasses.dataclass(frozen=True)
+class Segments(ReverseSteps):
+    """The whole run in segments, each taken at once (see `segment_step`).
+
+    Attributes:
+        count: Number of segments; that of steps where the run is shorter.
+        num_products: Curvature products in each.
+        num_batches: Inner batches over which each product is averaged.
+        spacing: As of `StridedSteps`.
+    """
+
+    count: int
+    num_products: int
+    num_batches: int
+    spacing: Spacing = "dense"
+
+    takes_stretches = True
+    has_edges = True
+
+    def __call__(self, num_steps: int) -> Visits:
+        """The middle of each segment, weighted by its length."""
+        return middles(stretches(num_steps, self.count, self.spacing))
+
+    def unfit(self, state: TrainState) -> str | None:
+        """Optimizers that move the weights at some steps only."""
+        is_one = lambda x: isinstance(x, optax.MultiStepsState)
+        if not any(map(is_one, jax.tree.leaves(state.opt_state, is_leaf=is_one))):
+            return None
+        return (
+            "optax.MultiSteps moves the weights at some steps only, and has no mean response that "
+            "segments could take"
+        )
+
+    def begin(
+        self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent
+    ) -> Cotangent:
+        """Turns the model state's cotangent into one of the weights."""
+        return settle(run, hparams, final, cotangent)
+
+    def take(
+        self,
+        run: Run,
+        hparams: PyTree,
+        state: TrainState,
+        cotangent: Cotangent,
+        weight: PyTree,
+        *,
+        curvature: Curvature,
+    ) -> tuple[Cotangent, ReverseInfo]:
+        """One segment."""
+        return segment_step(
+            run, hparams, state, cotangent, weight, curvature=curvature, segments=self
+        )
+
+
 def segment_step(
     run: Run,
+    hparams: PyTree,
     state: TrainState,
     cotangent: Cotangent,
     weight: Float[Array, ""] | None,
@@ -39,6 +100,7 @@ def segment_step(
 
     Args:
         run: The run.
+        hparams: Hyperparameters.
         state: Where the segment is linearised, its `step` the middle one.
         cotangent: The cotangent after the segment.
         weight: Number n of steps that the segment stands for; `None` for one.
@@ -55,13 +117,15 @@ def segment_step(
         averaged(run.problem),
         curvature,
         state.params,
-        run.hparams,
+        hparams,
         batches,
         model_state=state.model_state,
         key=keys,
     )
     one = lambda x: jax.tree.map(lambda leaf: leaf[0], x)
-    response, from_update = _optimizer(run, state, operator.grads, one(batches), one(keys))
+    response, from_update = _optimizer(
+        run.problem, hparams, state, operator.grads, one(batches), one(keys)
+    )
 
     def product(z):
         pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
@@ -107,7 +171,7 @@ def averaged(problem: Problem) -> Problem:
     return dataclasses.replace(problem, inner_loss=composite)
 
 
-def settle(run: Run, state: TrainState, cotangent: Cotangent) -> Cotangent:
+def settle(run: Run, hparams: PyTree, state: TrainState, cotangent: Cotangent) -> Cotangent:
     """Turns the model state's cotangent into one of the weights.
 
     Running statistics are remembered weights: a change of the weights that lasts reaches them in a
@@ -120,7 +184,7 @@ def settle(run: Run, state: TrainState, cotangent: Cotangent) -> Cotangent:
 
     def new_model_state(params, inexact):
         before = tree.combine(inexact, rest)
-        new = run.problem.inner(params, run.hparams, batch, before, key)[1]
+        new = run.problem.inner(params, hparams, batch, before, key)[1]
         return tree.cast_like(tree.partition(new)[0], inexact)
 
     pull = jax.vjp(new_model_state, state.params, inexact)[1]
@@ -142,26 +206,28 @@ def settle(run: Run, state: TrainState, cotangent: Cotangent) -> Cotangent:
 
 
 def _optimizer(
-    run: Run, state: TrainState, mean_grads: PyTree, batch: PyTree, key: Array | None
+    problem: Problem,
+    hparams: PyTree,
+    state: TrainState,
+    mean_grads: PyTree,
+    batch: PyTree,
+    key: Array | None,
 ) -> tuple[Response, Callable[[PyTree, PyTree], PyTree]]:
     """The optimizer's response, and what its own hyperparameters add to the hypergradient."""
-    gradient = inner_gradient(run.problem, None)
-    grads, (loss, _) = gradient(state.params, run.hparams, state.model_state, batch, key)
+    gradient = inner_gradient(problem, None)
+    grads, (loss, _) = gradient(state.params, hparams, state.model_state, batch, key)
 
     def update(grads, opt_state, params):
-        return optimizer_update(run.problem, run.hparams)(grads, opt_state, params, loss)
+        return optimizer_update(problem, hparams)(grads, opt_state, params, loss)
 
     response = mean_response(update, state.opt_state, grads, state.params)
 
     def from_update(accumulated, integral):
-        if isinstance(run.problem.optimizer, optax.GradientTransformation):
-            return accumulated
-
         def updates(hparams):
-            step = optimizer_update(run.problem, hparams)
+            step = optimizer_update(problem, hparams)
             return step(mean_grads, state.opt_state, state.params, loss)[0]
 
-        made, pull = jax.vjp(updates, run.hparams)
+        made, pull = jax.vjp(updates, hparams)
         return tree.add(accumulated, pull(tree.cast_like(integral, made))[0])
 
     return response, from_update

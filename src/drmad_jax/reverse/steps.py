@@ -1,30 +1,42 @@
-"""Which steps the reverse pass visits, where on the path, and how many steps each stands for."""
+"""Which steps the reverse pass visits, where on the path, and what one visit does."""
 
 import dataclasses
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
+
+from drmad_jax import tree
+from drmad_jax.problem import TrainState
+from drmad_jax.training.curvature import Curvature
+from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.step import Cotangent, ReverseInfo
 
 Spacing = Literal["dense", "even"]
+SPACINGS = ("dense", "even")
 Weighting = Literal["count", "none"]
+WEIGHTINGS = ("count", "none")
 
 
 class Visits(NamedTuple):
     """The visited steps in the order of training, arrays of the same length S.
 
-    NumPy arrays, known at trace time, except where the steps depend on the run (`MeasuredStride`).
+    NumPy arrays, known at trace time, except where the steps depend on the run (`MeasuredSteps`).
 
     Attributes:
         position: Where on the path each is linearised, in steps from the start, in [0, T].
         step: The step t whose batch, key and counters are used, in [0, T).
         weight: How many steps each stands for in the hypergradient; 0 for an entry to pass over.
+        edges: The S + 1 edges of the stretches that the visits stand for, increasing integers
+            from 0 to T; `None` where visits stand for no stretches.
     """
 
     position: np.ndarray | Array
     step: np.ndarray | Array
     weight: np.ndarray | Array
+    edges: np.ndarray | None = None
 
     @property
     def static(self) -> bool:
@@ -34,15 +46,54 @@ class Visits(NamedTuple):
 
 @runtime_checkable
 class ReverseSteps(Protocol):
-    """A choice of visits, a frozen value that is called with the number of inner steps."""
+    """A choice of visits, a frozen value; called with the number of inner steps for its visits.
+
+    What is defined here is right for single reverse steps.
+    """
+
+    # Whether a visit takes a whole stretch of steps, of whose curvature the positive part counts.
+    takes_stretches: bool = False
+    # Whether the visits divide the run into stretches (`Visits.edges`).
+    has_edges: bool = False
 
     def __call__(self, num_steps: int) -> Visits:
-        """The visits of a run of `num_steps` steps."""
+        """The visits of a run of `num_steps` steps; as many as there can be, if the run decides."""
         ...
+
+    def reaches_start(self, num_steps: int) -> bool:
+        """Whether the first step of training is among what the visits stand for."""
+        return True
+
+    def unfit(self, state: TrainState) -> str | None:
+        """Why these steps cannot be taken with this optimizer's state; `None` if they can."""
+        return None
+
+    def measure(self, run: Run, hparams: PyTree, start: TrainState, final: TrainState) -> Visits:
+        """The visits of a run that led from `start` to `final`."""
+        return self(run.num_steps)
+
+    def begin(
+        self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent
+    ) -> Cotangent:
+        """The cotangent at the end of training as the first visit wants it."""
+        return cotangent
+
+    def take(
+        self,
+        run: Run,
+        hparams: PyTree,
+        state: TrainState,
+        cotangent: Cotangent,
+        weight: PyTree,
+        *,
+        curvature: Curvature,
+    ) -> tuple[Cotangent, ReverseInfo]:
+        """One visit, linearised at `state`, that stands for `weight` steps (`None`: for one)."""
+        return run.reverse_step(state, hparams, cotangent, weight, curvature=curvature)
 
 
 @dataclasses.dataclass(frozen=True)
-class AllSteps:
+class EveryStep(ReverseSteps):
     """Every step once."""
 
     def __call__(self, num_steps: int) -> Visits:
@@ -51,7 +102,7 @@ class AllSteps:
 
 
 @dataclasses.dataclass(frozen=True)
-class LastSteps:
+class LastSteps(ReverseSteps):
     """The last `count` steps once each; all of them where the run is shorter."""
 
     count: int
@@ -60,16 +111,20 @@ class LastSteps:
         """The visits of a run of `num_steps` steps."""
         return _plain(np.arange(max(0, num_steps - self.count), num_steps))
 
+    def reaches_start(self, num_steps: int) -> bool:
+        """In short runs only."""
+        return self.count >= num_steps
+
 
 @dataclasses.dataclass(frozen=True)
-class Stride:
-    """The middle step of each of `count` segments; all steps where the run is shorter.
+class StridedSteps(ReverseSteps):
+    """The middle step of each of `count` stretches; all steps where the run is shorter.
 
     Attributes:
-        count: Number of segments S.
+        count: Number of stretches S.
         spacing: "dense" puts the edges at T(1 − u²) with u evenly spaced, dense near the end of
             training; "even" at equal distances.
-        weighting: "count" adds each visited step's term as often as its segment has steps; "none"
+        weighting: "count" adds each visited step's term as often as its stretch has steps; "none"
             adds it once, which shrinks the hypergradient by about S/T.
     """
 
@@ -77,55 +132,19 @@ class Stride:
     spacing: Spacing = "dense"
     weighting: Weighting = "count"
 
+    has_edges = True
+
     def __call__(self, num_steps: int) -> Visits:
         """The visits of a run of `num_steps` steps."""
-        edges = self.edges(num_steps)
-        low, high = edges[:-1], edges[1:]
-        middle = (low + high - 1) // 2
-        weight = high - low if self.weighting == "count" else np.ones_like(low)
-        return Visits(middle.astype(float), middle, weight.astype(float))
-
-    def edges(self, num_steps: int) -> np.ndarray:
-        """Edges of the segments, strictly increasing integers from 0 to T."""
-        count = min(self.count, num_steps)
-        fraction = np.linspace(0.0, 1.0, count + 1)
-        if self.spacing == "dense":
-            fraction = 1.0 - (1.0 - fraction) ** 2
-        edges = np.rint(num_steps * fraction).astype(int)
-        return np.minimum(edges, num_steps - np.arange(count, -1, -1))
+        edges = stretches(num_steps, self.count, self.spacing)
+        visits = middles(edges)
+        if self.weighting == "count":
+            return visits
+        return visits._replace(weight=np.ones_like(visits.weight))
 
 
 @dataclasses.dataclass(frozen=True)
-class Segments:
-    """The whole run in segments, each taken at once (see `segment_step`).
-
-    Attributes:
-        count: Number of segments; that of steps where the run is shorter.
-        num_products: Curvature products in each.
-        num_batches: Inner batches over which each product is averaged.
-        spacing: As of `Stride`.
-    """
-
-    count: int
-    num_products: int
-    num_batches: int
-    spacing: Spacing = "dense"
-
-    def __call__(self, num_steps: int) -> Visits:
-        """The middle of each segment, weighted by its length."""
-        return self._stride(num_steps)
-
-    def edges(self, num_steps: int) -> np.ndarray:
-        """Edges of the segments, strictly increasing integers from 0 to T."""
-        return self._stride.edges(num_steps)
-
-    @property
-    def _stride(self) -> Stride:
-        return Stride(self.count, self.spacing, "count")
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedStride:
+class PublishedSteps(ReverseSteps):
     """The reverse steps of the published code: S points of the line, the first S batches.
 
     Fu et al. 2016, `cpu_ver`: β from linspace(0.001, 0.999, S), batches and step sizes of the
@@ -142,7 +161,7 @@ class PublishedStride:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeasuredStride:
+class MeasuredSteps(ReverseSteps):
     """As many steps as the path is long, measured in steps of the size of the first ones.
 
     S = ⌈multiplier · ‖w_T − w_0‖ / mean ‖w_{t+1} − w_t‖ over the first `early` steps⌉, at most
@@ -157,7 +176,19 @@ class MeasuredStride:
 
     def __call__(self, num_steps: int) -> Visits:
         """The visits where S reaches the cap."""
-        return Stride(self.cap, "even", "count")(num_steps)
+        return StridedSteps(self.cap, "even")(num_steps)
+
+    def measure(self, run: Run, hparams: PyTree, start: TrainState, final: TrainState) -> Visits:
+        """As many visits as the way from `start` to `final` asks for."""
+        early = min(self.early, run.num_steps)
+        step = lambda state: run.step(state, hparams)
+        last, kept = forward_scan(step, start, [1] * early, keep=lambda state: state.params)
+        after = jax.tree.map(lambda x, y: jnp.concatenate([x[1:], y[None]]), kept, last.params)
+        distance = lambda a, b: jnp.sqrt(tree.squared_norm(jax.tree.map(jnp.subtract, a, b)))
+        early_step = jnp.mean(jax.vmap(distance)(after, kept))
+        return self.spread(
+            run.num_steps, self.count(early_step, distance(final.params, start.params))
+        )
 
     def count(self, early_step: Array, distance: Array) -> Int[Array, ""]:
         """The number S of steps.
@@ -179,6 +210,23 @@ class MeasuredStride:
         step = jnp.clip(jnp.rint(middle).astype(jnp.int32), 0, num_steps - 1)
         weight = jnp.where(index < count, width, 0.0)
         return Visits(step.astype(jnp.float32), step, weight)
+
+
+def stretches(num_steps: int, count: int, spacing: Spacing) -> np.ndarray:
+    """Edges of `count` stretches (of as many as fit), increasing integers from 0 to T."""
+    count = min(count, num_steps)
+    fraction = np.linspace(0.0, 1.0, count + 1)
+    if spacing == "dense":
+        fraction = 1.0 - (1.0 - fraction) ** 2
+    edges = np.rint(num_steps * fraction).astype(int)
+    return np.minimum(edges, num_steps - np.arange(count, -1, -1))
+
+
+def middles(edges: np.ndarray) -> Visits:
+    """The middle step of each stretch, weighted by its length."""
+    low, high = edges[:-1], edges[1:]
+    middle = (low + high - 1) // 2
+    return Visits(middle.astype(float), middle, (high - low).astype(float), edges)
 
 
 def _plain(steps: np.ndarray) -> Visits:

@@ -12,72 +12,66 @@ from jaxtyping import Array, PyTree
 from drmad_jax.problem import Problem, TrainState
 from drmad_jax.training.batches import batch_at
 from drmad_jax.training.curvature import Curvature
-from drmad_jax.training.step import Cotangent, reverse_step, train_step
+from drmad_jax.training.step import Cotangent, ReverseInfo, pull_back, push_forward, step_key
 
 Carry = TypeVar("Carry")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that a training run reads and does not change.
+    """What a training run reads and does not change; hyperparameters are handed to each step.
 
     Attributes:
         problem: The problem.
         num_steps: Number of inner steps T, a Python int.
-        hparams: Hyperparameters.
         inner_batches: The batch source (see `hypergradient`).
         key: Key of the run, or `None`.
         start: `hparams -> TrainState`, how the initial state depends on the hyperparameters.
-        fresh_batches: Whether the way back draws other batches than the way there.
+        batch_offset: Step t takes batch t + offset: how a way back draws fresh ones.
     """
 
     problem: Problem
     num_steps: int
-    hparams: PyTree
     inner_batches: PyTree
     key: Array | None
     start: Callable[[PyTree], TrainState]
-    fresh_batches: bool = False
+    batch_offset: int = 0
+
+    def inputs(self, step: Array) -> tuple[PyTree, Array | None]:
+        """What the loss of one step takes: its batch, and the step's own key."""
+        batch = batch_at(self.inner_batches, step + self.batch_offset)
+        return batch, step_key(self.key, step)
+
+    def step(
+        self, state: TrainState, hparams: PyTree, *, curvature: Curvature | None = None
+    ) -> TrainState:
+        """One train step, on the inputs of the state's own step counter."""
+        inputs = self.inputs(state.step)
+        return push_forward(self.problem, state, hparams, *inputs, curvature=curvature)[0]
+
+    def train(self, state: TrainState, hparams: PyTree, num_steps: int | None = None) -> TrainState:
+        """Plain training from `state`, to the end if `num_steps` is `None`; nothing is kept."""
+        count = self.num_steps if num_steps is None else num_steps
+        return forward_scan(lambda state: self.step(state, hparams), state, [count])[0]
+
+    def reverse_step(
+        self,
+        state: TrainState,
+        hparams: PyTree,
+        cotangent: Cotangent,
+        weight: PyTree,
+        *,
+        curvature: Curvature,
+    ) -> tuple[Cotangent, ReverseInfo]:
+        """One reverse step linearised at `state`, on the inputs of its own step counter."""
+        step = lambda state, hparams: self.step(state, hparams, curvature=curvature)
+        return pull_back(step, state, hparams, cotangent, weight)
 
     def draw_key(self) -> Array:
         """Key of whatever a method draws by itself; a fixed one if the call passed none."""
         # No step of training takes it: their keys are folded from 0 to T − 1.
-        return (
-            jax.random.key(0) if self.key is None else jax.random.fold_in(self.key, self.num_steps)
-        )
-
-    def step(self, state: TrainState, *, curvature: Curvature | None = None) -> TrainState:
-        """One train step from `state`, on the batch of its own step counter."""
-        batch = batch_at(self.inner_batches, state.step)
-        new, _ = train_step(
-            self.problem, state, self.hparams, batch, key=self.key, curvature=curvature
-        )
-        return new
-
-    def reverse_step(
-        self, state: TrainState, cotangent: Cotangent, weight: PyTree, *, curvature: Curvature
-    ) -> tuple[Cotangent, PyTree]:
-        """One reverse step linearised at `state`, on the batch of its own step counter."""
-        return reverse_step(
-            self.problem,
-            state,
-            self.hparams,
-            self.batch_on_way_back(state.step),
-            cotangent,
-            key=self.key,
-            curvature=curvature,
-            weight=weight,
-        )
-
-    def inputs(self, step: Array) -> tuple[PyTree, Array | None]:
-        """What the loss of one step takes on the way back: its batch and its own key."""
-        key = None if self.key is None else jax.random.fold_in(self.key, step)
-        return self.batch_on_way_back(step), key
-
-    def batch_on_way_back(self, step: Array) -> PyTree:
-        """The batch of step `step`, or the fresh one that takes its place."""
-        offset = self.num_steps if self.fresh_batches else 0
-        return batch_at(self.inner_batches, step + offset)
+        key = step_key(self.key, self.num_steps)
+        return jax.random.key(0) if key is None else key
 
 
 def forward_scan(

@@ -71,8 +71,20 @@ def train_step(
         >>> float(state.params[0]), int(state.step)
         (0.5, 1)
     """
-    if key is not None:
-        key = jax.random.fold_in(key, state.step)
+    own_key = step_key(key, state.step)
+    return push_forward(problem, state, hparams, batch, own_key, curvature=curvature)
+
+
+def push_forward(
+    problem: Problem,
+    state: TrainState,
+    hparams: PyTree,
+    batch: PyTree,
+    key: Array | None,
+    *,
+    curvature: Curvature | None,
+) -> tuple[TrainState, StepInfo]:
+    """`train_step` with the step's own key."""
     gradient = inner_gradient(problem, curvature)
     grads, (loss, model_state) = gradient(state.params, hparams, state.model_state, batch, key)
     updates, opt_state = optimizer_update(problem, hparams)(
@@ -82,6 +94,11 @@ def train_step(
     new = TrainState(params, opt_state, model_state, state.step + 1)
     _check_same_structure(new, state)
     return tree.cast_like(new, state), StepInfo(loss)
+
+
+def step_key(key: Array | None, step: Array | int) -> Array | None:
+    """A step's own key, from the key of the run."""
+    return None if key is None else jax.random.fold_in(key, step)
 
 
 def optimizer_update(problem: Problem, hparams: PyTree) -> Callable[..., tuple[PyTree, PyTree]]:
@@ -134,14 +151,25 @@ def reverse_step(
         >>> float(cotangent.state.params[0]), float(cotangent.hparams)
         (0.5, -0.5)
     """
+    own_key = step_key(key, state.step)
+
+    def step(state: TrainState, hparams: PyTree) -> TrainState:
+        return push_forward(problem, state, hparams, batch, own_key, curvature=curvature)[0]
+
+    return pull_back(step, state, hparams, cotangent, weight)
+
+
+def pull_back(
+    step: Callable[[TrainState, PyTree], TrainState],
+    state: TrainState,
+    hparams: PyTree,
+    cotangent: Cotangent,
+    weight: Float[Array, ""] | float | None = None,
+) -> tuple[Cotangent, ReverseInfo]:
+    """`reverse_step` for any step, `(state, hparams) -> state`."""
     inexact, rest = tree.partition(state)
-
-    def step(inexact_state, h):
-        full = tree.combine(inexact_state, rest)
-        new, _ = train_step(problem, full, h, batch, key=key, curvature=curvature)
-        return tree.partition(new)[0]
-
-    d_state, d_hparams = jax.vjp(step, inexact, hparams)[1](cotangent.state)
+    of_inexact = lambda inexact, h: tree.partition(step(tree.combine(inexact, rest), h))[0]
+    d_state, d_hparams = jax.vjp(of_inexact, inexact, hparams)[1](cotangent.state)
     if weight is not None:
         d_hparams = jax.tree.map(lambda g: g * jnp.asarray(weight, g.dtype), d_hparams)
     accumulated = tree.add(cotangent.hparams, d_hparams)

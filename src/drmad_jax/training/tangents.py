@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import Problem, TrainState
-from drmad_jax.training.step import train_step
+from drmad_jax.training.step import push_forward, step_key
 
 
 def tangent_step(
@@ -51,14 +51,27 @@ def tangent_step(
         >>> float(state.params), tangents.params.tolist()  # w − 0.5 h w, and its −0.5 w
         (1.0, [-1.0])
     """
-    inexact, rest = tree.partition(state)
+    own_key = step_key(key, state.step)
 
-    def step(inexact_state, h):
-        full = tree.combine(inexact_state, rest)
-        return tree.partition(train_step(problem, full, h, batch, key=key, curvature=None)[0])
+    def step(state: TrainState, hparams: PyTree) -> TrainState:
+        return push_forward(problem, state, hparams, batch, own_key, curvature=None)[0]
+
+    return push_tangents(step, state, hparams, tangents, directions)
+
+
+def push_tangents(
+    step: Callable[[TrainState, PyTree], TrainState],
+    state: TrainState,
+    hparams: PyTree,
+    tangents: TrainState,
+    directions: PyTree,
+) -> tuple[TrainState, TrainState]:
+    """`tangent_step` for any step, `(state, hparams) -> state`."""
+    inexact, rest = tree.partition(state)
+    of_inexact = lambda inexact, h: tree.partition(step(tree.combine(inexact, rest), h))
 
     def push(tangent, direction):
-        return jax.jvp(step, (inexact, hparams), (tangent, direction), has_aux=True)
+        return jax.jvp(of_inexact, (inexact, hparams), (tangent, direction), has_aux=True)
 
     # Only tangents are batched: out_axes=None says that the step itself is taken once.
     new, tangents, rest = jax.vmap(push, out_axes=(None, 0, None))(tangents, directions)

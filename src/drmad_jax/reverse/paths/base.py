@@ -25,14 +25,35 @@ LARGEST_RECORDED_LEAF = 64
 
 @runtime_checkable
 class Path(Protocol):
-    """How training is remembered, and which state stands in for step t on the way back."""
+    """How training is remembered, and which state stands in for step t on the way back.
 
-    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Any]:
+    A path is a frozen value. To add one, write a class with `remember` and `revisit`, and those of
+    the others whose answer here is not its own.
+    """
+
+    # Whether its visits reach back to the initial state.
+    reaches_start: bool = True
+    # Whether it only knows states for whole stretches of steps (`Visits.edges`).
+    needs_edges: bool = False
+
+    def is_true(self, num_steps: int) -> bool:
+        """Whether each step is linearised at the state that training passed through."""
+        return False
+
+    def remember(
+        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
+    ) -> tuple[TrainState, Any]:
         """Trains from `state`; returns the final state and a trace, a pytree of arrays."""
         ...
 
-    def backward(
-        self, run: Run, trace: Any, visit: Visit[Carry], carry: Carry, visits: Visits
+    def revisit(
+        self,
+        run: Run,
+        trace: Any,
+        hparams: PyTree,
+        visit: Visit[Carry],
+        carry: Carry,
+        visits: Visits,
     ) -> Carry:
         """Calls `visit` at every visited step, from the last to the first."""
         ...
@@ -67,6 +88,7 @@ class Record(NamedTuple):
 def record(
     run: Run,
     state: TrainState,
+    hparams: PyTree,
     lengths: list[int],
     keep: Callable[[TrainState, Any], PyTree],
     *,
@@ -78,6 +100,7 @@ def record(
     Args:
         run: The run.
         state: Where training starts.
+        hparams: Hyperparameters.
         lengths: Steps in each segment.
         keep: `(state, followed) -> pytree`, evaluated at the start of each segment.
         start: What is carried beside the state.
@@ -104,7 +127,7 @@ def record(
         buffers = jax.tree.map(
             write, tree.partition(state)[1]._replace(step=None), buffers, is_leaf=none
         )
-        return run.step(state), buffers, follow(followed, state)
+        return run.step(state, hparams), buffers, follow(followed, state)
 
     keep_some = lambda carry: keep(carry[0], carry[2])
     carry = (state, buffers, start)

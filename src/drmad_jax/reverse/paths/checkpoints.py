@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Carry, Visit, pass_over_unweighted, weights_of
+from drmad_jax.reverse.paths.base import Carry, Path, Visit, pass_over_unweighted, weights_of
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run, forward_scan, reverse_scan
 
 
 @dataclasses.dataclass(frozen=True)
-class Recomputed:
+class Checkpoints(Path):
     """w_t is the state that training passed through.
 
     Attributes:
@@ -30,17 +30,30 @@ class Recomputed:
     levels: int = 2
     budget: int | None = None
 
-    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, PyTree]:
+    def is_true(self, num_steps: int) -> bool:
+        """Always."""
+        return True
+
+    def remember(
+        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
+    ) -> tuple[TrainState, PyTree]:
         """Trains, storing the states that start an interval of the first level."""
         start, count = _span(run, visits)
         if start:
-            state, _ = forward_scan(run.step, state, [start])
+            state = run.train(state, hparams, start)
         every = self._intervals(count)[0]
         lengths = [every] * (count // every) + ([count % every] if count % every else [])
-        return forward_scan(run.step, state, lengths, keep=lambda state: state)
+        step = lambda state: run.step(state, hparams)
+        return forward_scan(step, state, lengths, keep=lambda state: state)
 
-    def backward(
-        self, run: Run, trace: PyTree, visit: Visit[Carry], carry: Carry, visits: Visits
+    def revisit(
+        self,
+        run: Run,
+        trace: PyTree,
+        hparams: PyTree,
+        visit: Visit[Carry],
+        carry: Carry,
+        visits: Visits,
     ) -> Carry:
         """Visits the steps, computing again level by level what was not stored."""
         _, count = _span(run, visits)
@@ -49,9 +62,10 @@ class Recomputed:
         visit = _at_visited_steps(visit, run, visits, ragged)
 
         def step(state):
+            one = lambda state: run.step(state, hparams)
             if not ragged:
-                return run.step(state)
-            return jax.lax.cond(state.step < run.num_steps, run.step, lambda s: s, state)
+                return one(state)
+            return jax.lax.cond(state.step < run.num_steps, one, lambda s: s, state)
 
         def reverse(level: int, starts: PyTree, carry: Carry) -> Carry:
             def visit_start(carry: Carry, state: TrainState) -> Carry:

@@ -3,25 +3,36 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Carry, Record, Visit, record, weights_of
+from drmad_jax.reverse.paths.base import Carry, Path, Record, Visit, record, weights_of
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run, reverse_scan
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen:
+class Frozen(Path):
     """w_t stands at w_T. With the Hessian and the last K steps: K terms of the Neumann series."""
 
-    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Record]:
+    reaches_start = False
+
+    def remember(
+        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
+    ) -> tuple[TrainState, Record]:
         """Trains, remembering only the end (and the counters)."""
-        trace = record(run, state, [run.num_steps], keep=lambda state, _: None)
+        trace = record(run, state, hparams, [run.num_steps], keep=lambda state, _: None)
         return trace.final, trace
 
-    def backward(
-        self, run: Run, trace: Record, visit: Visit[Carry], carry: Carry, visits: Visits
+    def revisit(
+        self,
+        run: Run,
+        trace: Record,
+        hparams: PyTree,
+        visit: Visit[Carry],
+        carry: Carry,
+        visits: Visits,
     ) -> Carry:
         """Visits the steps, each at the final state."""
         inexact, _ = tree.partition(trace.final)

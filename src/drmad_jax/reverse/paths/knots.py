@@ -12,6 +12,7 @@ from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.reverse.paths.base import (
     Carry,
+    Path,
     Record,
     Visit,
     pass_over_unweighted,
@@ -22,10 +23,11 @@ from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run, reverse_scan
 
 StateOnPath = Literal["auto", "final", "interpolated"]
+STATES_ON_PATH = ("auto", "final", "interpolated")
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolated:
+class Knots(Path):
     """w_t stands on straight lines between the states at some steps, the knots.
 
     With two knots, w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016, Alg. 2).
@@ -57,19 +59,31 @@ class Interpolated:
             )
         return np.array(self.knots)
 
-    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Record]:
+    def is_true(self, num_steps: int) -> bool:
+        """With a knot at every step, and the optimizer's state there."""
+        return len(self.times(num_steps)) == num_steps + 1 and not self._final_state
+
+    def remember(
+        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
+    ) -> tuple[TrainState, Record]:
         """Trains, keeping the state at the knots."""
         times = self.times(run.num_steps)
         lengths = [*map(int, np.diff(times)), 0]
-        trace = record(run, state, lengths, keep=self._kept)
+        trace = record(run, state, hparams, lengths, keep=self._kept)
         return trace.final, trace
 
-    def backward(
-        self, run: Run, trace: Record, visit: Visit[Carry], carry: Carry, visits: Visits
+    def revisit(
+        self,
+        run: Run,
+        trace: Record,
+        hparams: PyTree,
+        visit: Visit[Carry],
+        carry: Carry,
+        visits: Visits,
     ) -> Carry:
         """Visits the steps, each at its place between two knots."""
         times = self.times(run.num_steps)
-        segment, fraction = _places(times, visits)
+        segment, fraction = _located(times, visits)
         steps = visits.step.astype(np.int32)
         inexact, _ = tree.partition(trace.final)
         visit = visit if visits.static else pass_over_unweighted(visit)
@@ -95,7 +109,7 @@ class Interpolated:
         )
 
 
-def _places(times: np.ndarray, visits: Visits) -> tuple[PyTree, PyTree]:
+def _located(times: np.ndarray, visits: Visits) -> tuple[PyTree, PyTree]:
     """For each visit the segment between two knots, and the place in it, from 0 to 1."""
     numpy = np if visits.static else jnp
     times = times.astype(visits.position.dtype)

@@ -5,47 +5,55 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Carry, Record, Visit, record, weights_of
-from drmad_jax.reverse.steps import Segments, Visits
+from drmad_jax.reverse.paths.base import Carry, Path, Record, Visit, record, weights_of
+from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run, reverse_scan
 
 
 @dataclasses.dataclass(frozen=True)
-class Averaged:
-    """w_t stands at the mean of all the states of its segment, optimizer and model state included.
+class Means(Path):
+    """w_t stands at the mean of all the states of its stretch, optimizer and model state included.
 
-    Attributes:
-        segments: How training is divided.
+    The steps say how training is divided (`Visits.edges`).
     """
 
-    segments: Segments
+    needs_edges = True
 
-    def forward(self, run: Run, state: TrainState, visits: Visits) -> tuple[TrainState, Record]:
-        """Trains, keeping the mean of each segment."""
-        edges = self.segments.edges(run.num_steps)
+    def remember(
+        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
+    ) -> tuple[TrainState, Record]:
+        """Trains, keeping the mean of each stretch."""
+        edges = np.asarray(visits.edges)
         starts = jnp.asarray(edges, jnp.int32)
 
         def follow(mean: TrainState, state: TrainState) -> TrainState:
-            segment = jnp.searchsorted(starts, state.step, side="right") - 1
-            # One for the first state of a segment, which replaces the mean of the one before.
-            count = state.step - starts[segment] + 1
+            stretch = jnp.searchsorted(starts, state.step, side="right") - 1
+            # One for the first state of a stretch, which replaces the mean of the one before.
+            count = state.step - starts[stretch] + 1
             move = lambda m, x: m + (x.astype(m.dtype) - m) / count.astype(m.dtype)
             return jax.tree.map(move, mean, tree.partition(state)[0])
 
         zeros = tree.widen(tree.zeros_like(tree.partition(state)[0]))
         lengths = [*map(int, np.diff(edges)), 0]
         keep = lambda state, mean: mean
-        trace = record(run, state, lengths, keep, start=zeros, follow=follow)
-        # What is kept at the start of a segment is the mean of the one before.
+        trace = record(run, state, hparams, lengths, keep, start=zeros, follow=follow)
+        # What is kept at the start of a stretch is the mean of the one before.
         return trace.final, trace._replace(kept=jax.tree.map(lambda x: x[1:], trace.kept))
 
-    def backward(
-        self, run: Run, trace: Record, visit: Visit[Carry], carry: Carry, visits: Visits
+    def revisit(
+        self,
+        run: Run,
+        trace: Record,
+        hparams: PyTree,
+        visit: Visit[Carry],
+        carry: Carry,
+        visits: Visits,
     ) -> Carry:
-        """Visits the segments, each at its mean."""
+        """Visits the stretches, each at its mean."""
         inexact, _ = tree.partition(trace.final)
 
         def visit_mean(carry, x):

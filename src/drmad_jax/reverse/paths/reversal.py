@@ -23,16 +23,15 @@ from drmad_jax.fixed_point.step import (
     undo_move,
 )
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Carry, Visit
+from drmad_jax.reverse.paths.base import Carry, Path, Visit
 from drmad_jax.reverse.steps import Visits
-from drmad_jax.training.batches import batch_at
 from drmad_jax.training.curvature import inner_gradient
 from drmad_jax.training.run import Run, forward_scan, reverse_scan
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ReversedTrace:
+class ReversalTrace:
     """What the way back starts from.
 
     Attributes:
@@ -54,7 +53,7 @@ class ReversedTrace:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reversed:
+class Reversal(Path):
     """w_t is the state that training passed through, in fixed point, reversed bit for bit.
 
     Attributes:
@@ -66,17 +65,21 @@ class Reversed:
     min_momentum: float = 0.5
     fraction_bits: int = 52
 
-    def forward(
-        self, run: Run, state: TrainState, visits: Visits
-    ) -> tuple[TrainState, ReversedTrace]:
+    def is_true(self, num_steps: int) -> bool:
+        """Always."""
+        return True
+
+    def remember(
+        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
+    ) -> tuple[TrainState, ReversalTrace]:
         """Trains in fixed point; NaN if a number leaves its range."""
-        where, rates, valid = _plan(_rule(run, state, visits), run.num_steps, state.params)
+        where, rates, valid = _plan(_rule(run, hparams, state, visits), run.num_steps, state.params)
         skipped, first = int(visits.step[0]), None
         blocks, in_range = self._init(state, where, rates, skipped)
 
         def advance(carry):
             blocks, step, valid = carry
-            grads = _gradient(run, self._params(blocks, state, where), step, valid)
+            grads = _gradient(run, hparams, self._params(blocks, state, where), step, valid)
             stepped = [
                 step_block(*each, fraction_bits=self.fraction_bits)
                 for each in zip(blocks, where.gather(grads), _at(rates, step), strict=True)
@@ -92,10 +95,16 @@ class Reversed:
             carry = (blocks, step, valid)
         (blocks, step, valid), _ = forward_scan(advance, carry, [run.num_steps - skipped])
         final = self._state(blocks, state, where, step)
-        return _nan_unless(valid, final), ReversedTrace(state, blocks, first, rates, valid, where)
+        return _nan_unless(valid, final), ReversalTrace(state, blocks, first, rates, valid, where)
 
-    def backward(
-        self, run: Run, trace: ReversedTrace, visit: Visit[Carry], carry: Carry, visits: Visits
+    def revisit(
+        self,
+        run: Run,
+        trace: ReversalTrace,
+        hparams: PyTree,
+        visit: Visit[Carry],
+        carry: Carry,
+        visits: Visits,
     ) -> Carry:
         """Visits the steps as it undoes them; NaN if that does not lead back to the first one."""
         start, where, bits = trace.start, trace.layout, {"fraction_bits": self.fraction_bits}
@@ -104,7 +113,7 @@ class Reversed:
             blocks, inner = carry
             rates = _at(trace.rates, step)
             blocks = [undo_move(*each, **bits) for each in zip(blocks, rates, strict=True)]
-            grads = _gradient(run, self._params(blocks, start, where), step, trace.valid)
+            grads = _gradient(run, hparams, self._params(blocks, start, where), step, trace.valid)
             undone = zip(blocks, where.gather(grads), rates, strict=True)
             blocks = [undo_acceleration(*each, **bits) for each in undone]
             return blocks, visit(inner, self._state(blocks, start, where, step), None)
@@ -164,9 +173,9 @@ def _held(blocks: list[Block]) -> list[Fixed]:
     return [block.weights for block in blocks] + [block.velocity for block in blocks]
 
 
-def _rule(run: Run, state: TrainState, visits: Visits) -> ReversibleSGD:
+def _rule(run: Run, hparams: PyTree, state: TrainState, visits: Visits) -> ReversibleSGD:
     """The optimizer's rule; refuses what cannot be reversed."""
-    rule = rule_of(run.problem.transformation(run.hparams))
+    rule = rule_of(run.problem.transformation(hparams))
     if rule is None:
         raise ValueError(
             "reversible: `optimizer` cannot be undone. Only drmad_jax.reversible_sgd(learning_rate,"
@@ -218,15 +227,17 @@ def _at(rates: list[BlockRates], step: Array) -> list[BlockRates]:
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, step, keepdims=False), rates)
 
 
-def _gradient(run: Run, params: PyTree, step: Array, live: Bool[Array, ""]) -> PyTree:
+def _gradient(
+    run: Run, hparams: PyTree, params: PyTree, step: Array, live: Bool[Array, ""]
+) -> PyTree:
     """The gradient of one step; to the bit the same in both directions."""
 
-    def gradient(params, hparams, step, key):
-        key = None if key is None else jax.random.fold_in(key, step)
-        batch = batch_at(run.inner_batches, step)
-        return inner_gradient(run.problem, None)(params, hparams, None, batch, key)[0]
+    def gradient(batches, key, params, hparams, step):
+        inside = dataclasses.replace(run, inner_batches=batches, key=key)
+        batch, own_key = inside.inputs(step)
+        return inner_gradient(run.problem, None)(params, hparams, None, batch, own_key)[0]
 
-    return _isolated(gradient, live, params, run.hparams, step, run.key)
+    return _isolated(gradient, live, run.inner_batches, run.key, params, hparams, step)
 
 
 def _isolated(function: Callable, live: Bool[Array, ""], *args: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """Asks a method what it takes: hyperparameters, optimizers, model state; by tracing, at no cost."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +39,34 @@ def seen_kinds(method: Method | Estimator) -> tuple[str, ...]:
 
     Example:
         >>> import drmad_jax as dj
-        >>> from drmad_jax.probes import seen_kinds
+        >>> from tools.probes import seen_kinds
         >>> seen_kinds(dj.implicit())
         ('penalties', 'example weights')
     """
     names = {f"hparams['{kind}']": kind for kind in KINDS}
     unseen = _refused(method, _first_optimizer(method), tuple(names), kinds=tuple(KINDS))
     return tuple(kind for name, kind in names.items() if name not in unseen)
+
+
+def distorted_kinds(method: Method | Estimator) -> tuple[str, ...]:
+    """The kinds of hyperparameters that the method takes, and warns that it gets wrong.
+
+    Args:
+        method: A method that can go back over nine steps.
+
+    Returns:
+        Names in `KINDS`.
+
+    Example:
+        >>> import drmad_jax as dj
+        >>> from tools.probes import distorted_kinds
+        >>> distorted_kinds(dj.drmad())
+        ('learning rates', 'momenta')
+    """
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        _trace(method, _first_optimizer(method), kinds=seen_kinds(method))
+    said = " ".join(str(w.message) for w in caught if "acts inside the optimizer" in str(w.message))
+    return tuple(kind for kind in KINDS if f"hparams['{kind}']" in said)
 
 
 def taken_optimizers(method: Method | Estimator) -> tuple[str, ...]:
@@ -85,22 +107,33 @@ def _refused(
 
     An error that names none of them is a fault of these probes, and passes.
     """
-    hparams = {kind: jnp.asarray(KINDS[kind], jnp.float32) for kind in kinds}
-    data = {"x": jnp.ones((4, 2), jnp.float32), "y": jnp.ones(4, jnp.float32), "i": jnp.arange(4)}
-    key, params = jax.random.key(0), jnp.ones(2, jnp.float32)
-    model_state = jnp.zeros((), jnp.float32) if with_state else None
-    compute = hypergradient(regression(optimizer), num_steps=9, method=method)
-    compute = functools.partial(compute, model_state=model_state, key=key)
     try:
-        # Optax's Adam promotes dtypes, which a user may have forbidden.
-        with jax.numpy_dtype_promotion("standard"):
-            jax.eval_shape(compute, hparams, params, minibatches(data, 2, key), data)
+        with warnings.catch_warnings(action="ignore"):
+            _trace(method, optimizer, kinds=kinds, with_state=with_state)
     except ValueError as error:
         named = tuple(name for name in names if name in str(error))
         if not named:
             raise
         return named
     return ()
+
+
+def _trace(
+    method: Method | Estimator,
+    optimizer: str,
+    *,
+    kinds: tuple[str, ...],
+    with_state: bool = False,
+) -> None:
+    hparams = {kind: jnp.asarray(KINDS[kind], jnp.float32) for kind in kinds}
+    data = {"x": jnp.ones((4, 2), jnp.float32), "y": jnp.ones(4, jnp.float32), "i": jnp.arange(4)}
+    key, params = jax.random.key(0), jnp.ones(2, jnp.float32)
+    model_state = jnp.zeros((), jnp.float32) if with_state else None
+    compute = hypergradient(regression(optimizer), num_steps=9, method=method)
+    compute = functools.partial(compute, model_state=model_state, key=key)
+    # Optax's Adam promotes dtypes, which a user may have forbidden.
+    with jax.numpy_dtype_promotion("standard"):
+        jax.eval_shape(compute, hparams, params, minibatches(data, 2, key), data)
 
 
 def regression(optimizer: str) -> Problem:

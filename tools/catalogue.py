@@ -7,22 +7,15 @@ import dataclasses
 from collections.abc import Callable
 from math import log2, sqrt
 
+from drmad_jax.methods.choices import segments
+from drmad_jax.methods.drmad import drmad, published_drmad
+from drmad_jax.methods.exact import checkpointed, reversible, stored, unrolled
 from drmad_jax.methods.forward import forward, forward_gradient
-from drmad_jax.methods.implicit import implicit, one_step
-from drmad_jax.methods.reverse import (
-    checkpointed,
-    drmad,
-    published_drmad,
-    stored,
-    truncated,
-    unrolled,
-)
-from drmad_jax.methods.reversible import reversible
+from drmad_jax.methods.implicit import implicit
+from drmad_jax.methods.truncated import one_step, truncated
 from drmad_jax.methods.zero_order import evolution_strategies
-from drmad_jax.probes import KINDS
 from drmad_jax.protocol import Estimator, Method
-
-_RATES = ("learning rates", "momenta")
+from tools.probes import KINDS
 
 
 def _constant(num_steps: int) -> float:
@@ -34,7 +27,7 @@ class Entry:
     """What the table says about one method.
 
     Tests hold what is declared here to the code: `exactness` to `unrolled()`, `growth` to compiled
-    programs, `steps` to counted batches, `wrong` to exact hypergradients.
+    programs, `steps` to counted batches.
 
     Attributes:
         factory: The public function that makes the method.
@@ -47,7 +40,6 @@ class Entry:
         steps: The same in steps at T, recomputed ones included; `None` where they cannot be
             counted by the batches that they ask for.
         when: When to use it.
-        wrong: Kinds of hyperparameters that it accepts and gets wrong.
     """
 
     factory: Callable[..., Method | Estimator]
@@ -59,7 +51,6 @@ class Entry:
     cost: str
     steps: Callable[[int], float] | None = None
     when: str
-    wrong: tuple[str, ...] = ()
 
     @property
     def call(self) -> str:
@@ -74,16 +65,16 @@ class Entry:
 
 ENTRIES = (
     Entry(
-        factory=drmad, example=drmad(num_products=3, batches_per_product=2),
-        exactness="biased: by the path, by leaving out negative curvature", wrong=_RATES,
+        factory=drmad, example=drmad(steps=segments(num_products=3, num_batches=2)),
+        exactness="biased: by the path, by leaving out negative curvature",
         memory="10 states, and a vector for each of 10 products",
         cost="100 curvature products, on 10 batches each",
         when="many hyperparameters, long training: penalties, example weights",
     ),
     Entry(
         factory=drmad, arguments="knots=2",
-        example=drmad(knots=2, num_products=3, batches_per_product=2),
-        exactness="biased: by the line of the paper", wrong=_RATES,
+        example=drmad(knots=2, steps=segments(num_products=3, num_batches=2)),
+        exactness="biased: by the line of the paper",
         memory="2 states, and the vectors",
         cost="the same",
         when="the same, less memory",
@@ -91,15 +82,15 @@ ENTRIES = (
     Entry(
         factory=drmad, arguments='curvature="gauss_newton"',
         example=drmad(curvature="gauss_newton"),
-        exactness="biased: by the path and by Gauss–Newton", wrong=_RATES,
+        exactness="biased: by the path and by Gauss–Newton",
         memory="8 states",
-        cost="T reverse steps, or S = `num_reverse_steps`", steps=lambda T: T,
+        cost="T reverse steps, or S `strided_steps(S)`", steps=lambda T: T,
         when="short training, with a `composite_loss`",
     ),
     Entry(
         factory=published_drmad, arguments="num_reverse_steps=S",
         example=published_drmad(num_reverse_steps=2),
-        exactness="biased, may diverge", wrong=_RATES,
+        exactness="biased, may diverge",
         memory="2 states",
         cost="S reverse steps", steps=lambda T: 2,
         when="comparison with the paper",

@@ -1,7 +1,21 @@
-"""The catalogue as a markdown table, printed or written into a text."""
+"""The catalogue as a markdown table, printed or written into texts.
 
-from drmad_jax.catalogue import ENTRIES, Entry
-from drmad_jax.probes import KINDS, OPTIMIZERS, seen_kinds, taken_optimizers, takes_model_state
+python -m tools.methods_table [--full]               # print it
+python -m tools.methods_table README.md docs/methods.md   # write it between its marks
+"""
+
+import argparse
+from pathlib import Path
+
+from tools.catalogue import ENTRIES, Entry
+from tools.probes import (
+    KINDS,
+    OPTIMIZERS,
+    distorted_kinds,
+    seen_kinds,
+    taken_optimizers,
+    takes_model_state,
+)
 
 _MARKS = {"<!-- methods -->": False, "<!-- methods in full -->": True}
 _END = "<!-- end -->"
@@ -48,7 +62,8 @@ def fill(text: str) -> str:
 
 def _row(entry: Entry, full: bool) -> dict[str, str]:
     """The cells of one line, by the head of their column."""
-    sees, optimizers = seen_kinds(entry.example), taken_optimizers(entry.example)
+    sees, wrong = seen_kinds(entry.example), distorted_kinds(entry.example)
+    optimizers = taken_optimizers(entry.example)
     row = {
         "method": f"`{entry.call}`",
         "exact?": entry.exactness,
@@ -56,10 +71,10 @@ def _row(entry: Entry, full: bool) -> dict[str, str]:
         "cost of the way back": entry.cost,
     }
     if full:
-        seen = lambda kind: "wrong" if kind in entry.wrong else _yes(kind in sees)
+        seen = lambda kind: "wrong" if kind in wrong else _yes(kind in sees)
         row |= {kind: seen(kind) for kind in KINDS}
     else:
-        row["hyperparameters"] = _in_short(sees, entry.wrong)
+        row["hyperparameters"] = _in_short(sees, wrong)
     row["optimizers"] = "any" if set(optimizers) == set(OPTIMIZERS) else ", ".join(optimizers)
     if full:
         row["model state"] = _yes(takes_model_state(entry.example))
@@ -81,3 +96,19 @@ def _in_short(sees: tuple[str, ...], wrong: tuple[str, ...]) -> str:
     if wrong:
         notes.append(f"wrong for {', '.join(wrong)}")
     return "; ".join(notes)
+
+
+def main() -> None:
+    """Prints the table, or writes it into the files that are named."""
+    parser = argparse.ArgumentParser(description="The table of methods.")
+    parser.add_argument("files", type=Path, nargs="*", help="texts with marks for it")
+    parser.add_argument("--full", action="store_true", help="print every column")
+    options = parser.parse_args()
+    for path in options.files:
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+    if not options.files:
+        print(table(full=options.full), end="")
+
+
+if __name__ == "__main__":
+    main()

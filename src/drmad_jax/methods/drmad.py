@@ -1,0 +1,124 @@
+"""DrMAD: training is remembered by a few states, which stand for all the others."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from drmad_jax._checks.arguments import check_choice, check_count
+from drmad_jax.methods.choices import every_step, means, segments
+from drmad_jax.methods.choices import knots as knots_path
+from drmad_jax.reverse.guard import OnExpansion
+from drmad_jax.reverse.method import Reverse
+from drmad_jax.reverse.paths import Knots, Path
+from drmad_jax.reverse.steps import PublishedSteps, ReverseSteps
+
+
+def drmad(
+    *,
+    knots: int | Sequence[int] | None = None,
+    path: Path | None = None,
+    steps: ReverseSteps | None = None,
+    curvature: str = "auto",
+    batches: Literal["original", "fresh"] = "original",
+    on_expansion: OnExpansion = "continue",
+) -> Reverse:
+    """Approximate: training is remembered by a few states, which stand for all the others.
+
+    w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). The paper goes back along that line step by
+    step with the Hessian, which expands wherever curvature is negative or sharp and training merely
+    steered around it. The default divides training into ten segments, lets the mean of its states
+    stand for each, and takes a segment at once, with the positive part of the Hessian, which cannot
+    expand: a hundred curvature products, whatever T is. The study in docs/study.md says why.
+
+    Args:
+        knots: Short for `path=drmad_jax.knots(…)`: 2 is the line of the paper, T + 1 the true
+            trajectory.
+        path: Which states stand in: `drmad_jax.means()`, `drmad_jax.knots(…)`, or a `Path` of
+            your own. `None` for the means with segments, and for 8 knots, or as many as fit, with
+            single steps.
+        steps: How to go back: `drmad_jax.segments(…)`, `every_step()`, `strided_steps(…)` or
+            `measured_steps(cap=…)`. `None` for 10 segments with curvature="auto", and for every
+            step with any other curvature.
+        curvature: "hessian"; "gauss_newton", for a `composite_loss`; "filtered_hessian", which
+            leaves the Hessian product out of single steps where it would expand the cotangent. Of
+            each, segments take the positive part. "auto" is the Hessian for segments; for single
+            steps Gauss–Newton where the loss has the structure, and the filtered Hessian elsewhere.
+        batches: On the way back the "original" batches of each step, or "fresh" ones.
+        on_expansion: What to do once the cotangent's norm exceeds ten times its norm at the end
+            (the path expands where training did not): "continue" and report it as
+            `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
+
+    Cost:
+        Memory: one training state for each segment or knot (and 4 bytes a step for each counter in
+        the optimizer state); with segments also `num_products` + 4 vectors like the weights and the
+        activations of `num_batches` batches. Reverse pass: `count` · `num_products` curvature
+        products, each on `num_batches` batches; or S reverse steps. By default that is about one
+        training of 1,000 steps: for much shorter runs take fewer batches, or an
+        exact method.
+    Bias:
+        Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
+        path. Segments take the optimizer's answer to the gradient as immediate, leave out negative
+        curvature, and pass over a cotangent of the optimizer's state (`train`). Gauss–Newton leaves
+        out the model's own curvature. Hypergradients of learning rates and momenta need the true
+        velocity and are biased here, sign errors included: use `checkpointed`. Single steps with
+        the Hessian may diverge: look at `info.expanded`. `optax.MultiSteps` has no answer that
+        segments could take: they become single steps, with a warning.
+
+    Raises:
+        ValueError: On an unknown name, both of `knots` and `path`, or a path, steps and a
+            curvature that do not go together.
+        TypeError: If `path` or `steps` is of another kind.
+
+    Warns:
+        UserWarning: When called, of hyperparameters that act inside the optimizer, by name.
+
+    Example:
+        >>> import drmad_jax as dj
+        >>> dj.drmad().steps.num_products
+        10
+        >>> dj.drmad(steps=dj.strided_steps(200)).steps
+        StridedSteps(count=200, spacing='dense', weighting='count')
+    """
+    check_choice("drmad", "batches", batches, ("original", "fresh"))
+    for name, value, kind in (("path", path, Path), ("steps", steps, ReverseSteps)):
+        if value is not None and not isinstance(value, kind):
+            made_by = "knots(8)" if name == "path" else "segments(5)"
+            raise TypeError(
+                f"drmad: `{name}` must be a value such as drmad_jax.{made_by}, got {value!r}"
+            )
+    if knots is not None and path is not None:
+        raise ValueError("drmad: `knots` is short for path=drmad_jax.knots(...): give one of them")
+    if steps is None:
+        steps = segments() if curvature == "auto" else every_step()
+    if knots is not None:
+        path = knots_path(knots)
+    elif path is None:
+        path = means() if steps.takes_stretches else Knots(None)
+    return Reverse(path, steps, curvature, batches == "fresh", on_expansion)
+
+
+def published_drmad(*, num_reverse_steps: int) -> Reverse:
+    """Approximate: DrMAD as its authors ran it (Fu et al. 2016, `cpu_ver`), for comparison.
+
+    The line, the Hessian, and S = `num_reverse_steps` (they took T/10) reverse steps at
+    β = linspace(0.001, 0.999, S), with the step sizes and minibatches of the first S training
+    steps, each term added once.
+
+    Args:
+        num_reverse_steps: Number S of reverse steps.
+
+    Cost:
+        Memory: two training states. Reverse pass: S reverse steps.
+    Bias:
+        Biased: nine tenths of the decay and of the sum are left out (the authors' sign updates
+        hide the magnitude), and it diverges outside small step sizes. Prefer `drmad`.
+
+    Raises:
+        ValueError: If `num_reverse_steps` is below 1.
+
+    Example:
+        >>> import drmad_jax as dj
+        >>> dj.published_drmad(num_reverse_steps=200).curvature
+        'hessian'
+    """
+    check_count("published_drmad", "num_reverse_steps", num_reverse_steps)
+    return Reverse(Knots(2, "final"), PublishedSteps(num_reverse_steps), "hessian")

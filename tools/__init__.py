@@ -1,0 +1,1 @@
+"""What makes the tables of methods in the documents; not part of the package."""
