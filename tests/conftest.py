@@ -28,6 +28,6 @@ install_import_hook([f"drmad_jax.{name}" for name in CHECKED], "beartype.beartyp
 
 def pytest_configure(config):
     # The problems that most tests share have a learning rate, which `drmad` says it gets wrong;
-    # test_hypergradient.py holds it to saying so.
-    said = "ignore:.*acts inside the optimizer:UserWarning"
+    # test_resolved.py holds it to saying so.
+    said = "ignore:hyperparameters inside the optimizer:UserWarning"
     config.addinivalue_line("filterwarnings", said)

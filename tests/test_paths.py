@@ -23,7 +23,7 @@ SIZES = st.integers(1, 300)
 @settings(max_examples=200, deadline=None)
 def test_strides_stand_for_every_step_once(num_steps, count, spacing):
     stride = StridedSteps(count, spacing, "count")
-    edges, visits = stride.edges(num_steps), stride(num_steps)
+    edges, visits = stride(num_steps).edges, stride(num_steps)
     assert edges[0] == 0 and edges[-1] == num_steps
     assert np.all(np.diff(edges) >= 1)
     assert len(visits.step) == min(count, num_steps)

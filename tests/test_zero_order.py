@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import drmad_jax as dj
-from drmad_jax import zero_order
+from drmad_jax.methods import zero_order
 from drmad_jax.methods.weighted_mean import weighted_mean
 
 HPARAMS = {"target": np.array([1.0, -2.0]), "scale": np.array(0.5)}

@@ -65,7 +65,7 @@ def distorted_kinds(method: Method | Estimator) -> tuple[str, ...]:
     """
     with warnings.catch_warnings(record=True, action="always") as caught:
         _trace(method, _first_optimizer(method), kinds=seen_kinds(method))
-    said = " ".join(str(w.message) for w in caught if "acts inside the optimizer" in str(w.message))
+    said = " ".join(str(w.message) for w in caught if "inside the optimizer" in str(w.message))
     return tuple(kind for kind in KINDS if f"hparams['{kind}']" in said)
 
 

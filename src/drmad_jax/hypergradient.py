@@ -232,12 +232,9 @@ def _with_rule(method: Method, begin: Callable[..., tuple[Run, "_Start"]]) -> Ca
 
 def _constant(name: str, pytree: PyTree) -> PyTree:
     """Passes a pytree through, and raises when somebody differentiates with respect to it."""
-    mend = {
-        "inner_batches": "put the arrays whose gradient you want into `hparams` and let the "
-        "batches index into them",
-        "params": "use a method that goes back to the first step, such as checkpointed()",
-        "model_state": "use a method that goes back to the first step, such as checkpointed()",
-    }[name]
+    mend = "use a method that goes back to the first step, such as checkpointed()"
+    if name == "inner_batches":
+        mend = "put the arrays whose gradient you want into `hparams` and let batches index them"
 
     def refuse(value):
         raise ValueError(f"train is not differentiable in `{name}` with this method: {mend}")
@@ -265,14 +262,7 @@ def _checked(
     return method
 
 
-def _run(
-    problem: Problem,
-    num_steps: int,
-    params: PyTree,
-    inner_batches: PyTree,
-    model_state: PyTree,
-    key: Array | None,
-) -> Run:
+def _run(problem: Problem, num_steps: int, params, inner_batches, model_state, key) -> Run:
     check_batches(inner_batches, num_steps)
     start = lambda hparams: init_state(problem, hparams, params, model_state=model_state)
     return Run(problem, num_steps, inner_batches, key, start)
@@ -394,9 +384,9 @@ def _resolved(
     distorted = [] if distorts is None else used_leaves(distorts, hparams)
     if distorted:
         warnings.warn(
-            f"{_named(distorted)} acts inside the optimizer, whose true state {method} does not "
-            "go back through: its hypergradient is biased, wrong signs included. Use an exact "
-            "method for it, such as checkpointed()",
+            f"hyperparameters inside the optimizer, {_named(distorted)}: {method} does not go back "
+            "through the optimizer's true states, and their hypergradients are biased, wrong signs "
+            "included. Use an exact method for them, such as checkpointed()",
             UserWarning,
             stacklevel=4,
         )

@@ -13,13 +13,12 @@ from drmad_jax._checks.arguments import check_batches, check_count, check_inexac
 from drmad_jax.hypergradient import outer_cotangent
 from drmad_jax.loops.outer import OuterOptimizer
 from drmad_jax.problem import Problem, TrainState, init_state
-from drmad_jax.training.batches import batch_at
-from drmad_jax.training.run import forward_scan
+from drmad_jax.training.run import Run, forward_scan
 from drmad_jax.training.tangents import (
     contract,
     initial_tangents,
+    push_tangents,
     reshape_like,
-    tangent_step,
     unit_directions,
 )
 
@@ -127,12 +126,10 @@ def real_time(problem: Problem, outer_optimizer: OuterOptimizer, *, every: int) 
         check_batches(inner_batches, every)
         hparams, directions = state.hparams, _all_directions(state.hparams)
 
-        def inner(carry):
-            train, tangents = carry
-            index = train.step if callable(inner_batches) else train.step % every
-            batch = batch_at(inner_batches, index)
-            return tangent_step(problem, train, hparams, batch, tangents, directions, key=key)
-
+        # Stacked batches are those of this call alone.
+        offset = 0 if callable(inner_batches) else -state.train.step
+        run = Run(problem, every, inner_batches, key, lambda hparams: state.train, offset)
+        inner = lambda carry: push_tangents(run.step, carry[0], hparams, carry[1], directions)
         (train, tangents), _ = forward_scan(inner, (state.train, state.tangents), [every])
         value = jax.eval_shape(problem.outer, train.params, hparams, outer_batch, train.model_state)
         check_scalar("outer_loss", value)

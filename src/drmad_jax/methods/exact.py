@@ -87,7 +87,7 @@ def checkpointed(
     given = {"every": every, "levels": levels, "budget": budget}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
-        raise ValueError(f"checkpointed: give one of {', '.join(map(repr, given))}, not all")
+        raise ValueError(f"checkpointed: give one of {', '.join(map(repr, given))}")
     for name in given.keys() & {"levels", "budget"}:
         check_count("checkpointed", name, given[name])
     path = Checkpoints(_intervals(every), levels or 2, budget)

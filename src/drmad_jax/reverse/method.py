@@ -27,12 +27,12 @@ class ReverseTrace(NamedTuple):
     Attributes:
         of_path: What the path remembers.
         final: The state at the end of training.
-        visits: The visits to make.
+        visits: The visits to make, where the run decides; `None` where its length does.
     """
 
     of_path: Any
     final: TrainState
-    visits: Visits
+    visits: Visits | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,14 +101,15 @@ class Reverse(Method):
     ) -> tuple[TrainState, ReverseTrace]:
         """Trains, remembering what the path needs."""
         final, trace = self.path.remember(run, state, hparams, self.steps(run.num_steps))
-        visits = self.steps.measure(run, hparams, state, final)
-        return final, ReverseTrace(trace, final, visits)
+        measured = self.steps.measure(run, hparams, state, final)
+        return final, ReverseTrace(trace, final, measured)
 
     def backward(
         self, run: Run, trace: ReverseTrace, hparams: PyTree, cotangent: Cotangent
     ) -> tuple[Cotangent, Info]:
         """The reverse scan over the path's visits."""
-        of_path, final, visits = trace
+        of_path, final, measured = trace
+        visits = self.steps(run.num_steps) if measured is None else measured
         # The path computes again, or undoes, what training did, on its own batches.
         offset = run.num_steps if self.fresh_batches else 0
         seen = dataclasses.replace(run, batch_offset=offset)

@@ -68,9 +68,11 @@ class ReverseSteps(Protocol):
         """Why these steps cannot be taken with this optimizer's state; `None` if they can."""
         return None
 
-    def measure(self, run: Run, hparams: PyTree, start: TrainState, final: TrainState) -> Visits:
-        """The visits of a run that led from `start` to `final`."""
-        return self(run.num_steps)
+    def measure(
+        self, run: Run, hparams: PyTree, start: TrainState, final: TrainState
+    ) -> Visits | None:
+        """The visits of a run from `start` to `final`; `None` if its length alone decides."""
+        return None
 
     def begin(
         self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent

@@ -35,7 +35,7 @@ class Run:
     inner_batches: PyTree
     key: Array | None
     start: Callable[[PyTree], TrainState]
-    batch_offset: int = 0
+    batch_offset: Array | int = 0
 
     def inputs(self, step: Array) -> tuple[PyTree, Array | None]:
         """What the loss of one step takes: its batch, and the step's own key."""
