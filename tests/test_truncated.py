@@ -137,7 +137,7 @@ def test_wrong_options_are_named():
         ({"method": "drmad"}, TypeError, r"`method` must be .* got 'drmad'"),
         ({"method": method, "frozen": True}, ValueError, "without `frozen` and `curvature`"),
         ({"method": method, "curvature": "auto"}, ValueError, "brings its own path and curvature"),
-        ({"method": dj.drmad()}, ValueError, "the means of segments have no single steps"),
+        ({"method": dj.drmad()}, ValueError, "makes none: take steps="),
     ]:
         with pytest.raises(error, match=message):
             last_steps(**options)

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.reverse.steps import Visits
-from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.run import Run, forward_scan, reverse_scan
 
 Carry = TypeVar("Carry")
 
@@ -73,7 +73,7 @@ class Record(NamedTuple):
     kept: PyTree
     counters: PyTree
 
-    def state_at(self, step: Array, params: PyTree, inexact_rest: TrainState) -> TrainState:
+    def state_at(self, step: Array, inexact: TrainState) -> TrainState:
         """A state for `step` from stand-ins for its floating-point leaves and its own counters."""
         _, rest = tree.partition(self.final)
         recorded = jax.tree.map(
@@ -81,8 +81,8 @@ class Record(NamedTuple):
             self.counters,
         )
         rest = tree.combine(recorded, rest._replace(step=None))
-        state = tree.combine(inexact_rest._replace(params=None), rest)
-        return state._replace(params=params, step=step)
+        state = tree.combine(inexact._replace(params=None), rest)
+        return state._replace(params=inexact.params, step=step)
 
 
 def record(
@@ -133,6 +133,37 @@ def record(
     carry = (state, buffers, start)
     (final, buffers, _), kept = forward_scan(step, carry, lengths, keep=keep_some)
     return Record(final, kept, buffers)
+
+
+class StandIn(Path):
+    """A path that remembers a `Record`, and makes of it a state for each visit."""
+
+    def places(self, run: Run, trace: Record, visits: Visits) -> PyTree:
+        """Where each visit stands, with a leading axis of visits; handed to `stand_in`."""
+        return None
+
+    def stand_in(self, trace: Record, place: PyTree) -> TrainState:
+        """The floating-point leaves of the state at one of `places`."""
+        raise NotImplementedError
+
+    def revisit(
+        self,
+        run: Run,
+        trace: Record,
+        hparams: PyTree,
+        visit: Visit[Carry],
+        carry: Carry,
+        visits: Visits,
+    ) -> Carry:
+        """Visits the steps, each at its stand-in with its own counters."""
+        visit = visit if visits.static else pass_over_unweighted(visit)
+
+        def visit_stand_in(carry, x):
+            place, step, weight = x
+            return visit(carry, trace.state_at(step, self.stand_in(trace, place)), weight)
+
+        xs = (self.places(run, trace, visits), visits.step.astype(np.int32), weights_of(visits))
+        return reverse_scan(visit_stand_in, carry, xs)
 
 
 def weights_of(visits: Visits) -> np.ndarray | Array | None:

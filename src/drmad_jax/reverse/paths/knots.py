@@ -10,24 +10,16 @@ from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import (
-    Carry,
-    Path,
-    Record,
-    Visit,
-    pass_over_unweighted,
-    record,
-    weights_of,
-)
+from drmad_jax.reverse.paths.base import Record, StandIn, record
 from drmad_jax.reverse.steps import Visits
-from drmad_jax.training.run import Run, reverse_scan
+from drmad_jax.training.run import Run
 
 StateOnPath = Literal["auto", "final", "interpolated"]
 STATES_ON_PATH = ("auto", "final", "interpolated")
 
 
 @dataclasses.dataclass(frozen=True)
-class Knots(Path):
+class Knots(StandIn):
     """w_t stands on straight lines between the states at some steps, the knots.
 
     With two knots, w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016, Alg. 2).
@@ -72,30 +64,21 @@ class Knots(Path):
         trace = record(run, state, hparams, lengths, keep=self._kept)
         return trace.final, trace
 
-    def revisit(
-        self,
-        run: Run,
-        trace: Record,
-        hparams: PyTree,
-        visit: Visit[Carry],
-        carry: Carry,
-        visits: Visits,
-    ) -> Carry:
-        """Visits the steps, each at its place between two knots."""
-        times = self.times(run.num_steps)
-        segment, fraction = _located(times, visits)
-        steps = visits.step.astype(np.int32)
-        inexact, _ = tree.partition(trace.final)
-        visit = visit if visits.static else pass_over_unweighted(visit)
+    def places(self, run: Run, trace: Record, visits: Visits) -> tuple[PyTree, PyTree]:
+        """The piece between two knots in which each visit stands, and where in it, from 0 to 1."""
+        numpy = np if visits.static else jnp
+        times = self.times(run.num_steps).astype(visits.position.dtype)
+        piece = numpy.searchsorted(numpy.asarray(times[1:-1]), visits.position, side="right")
+        widths = numpy.asarray(np.diff(times))[piece]
+        fraction = (visits.position - numpy.asarray(times)[piece]) / widths
+        return piece.astype(np.int32), fraction
 
-        def visit_between(carry, x):
-            segment, fraction, step, weight = x
-            state = _between(trace.kept, segment, fraction)
-            rest = inexact._replace(params=None) if self._final_state else state
-            return visit(carry, trace.state_at(step, state.params, rest), weight)
-
-        xs = (segment.astype(np.int32), fraction, steps, weights_of(visits))
-        return reverse_scan(visit_between, carry, xs)
+    def stand_in(self, trace: Record, place: tuple[Array, Array]) -> TrainState:
+        """The state between two knots; the optimizer's and the model's are the last, if asked."""
+        state = _between(trace.kept, *place)
+        if self._final_state:
+            return tree.partition(trace.final)[0]._replace(params=state.params)
+        return state
 
     @property
     def _final_state(self) -> bool:
@@ -109,21 +92,12 @@ class Knots(Path):
         )
 
 
-def _located(times: np.ndarray, visits: Visits) -> tuple[PyTree, PyTree]:
-    """For each visit the segment between two knots, and the place in it, from 0 to 1."""
-    numpy = np if visits.static else jnp
-    times = times.astype(visits.position.dtype)
-    segment = numpy.searchsorted(numpy.asarray(times[1:-1]), visits.position, side="right")
-    widths = numpy.asarray(np.diff(times))[segment]
-    return segment, (visits.position - numpy.asarray(times)[segment]) / widths
-
-
-def _between(kept: PyTree, segment: Array, fraction: Array) -> PyTree:
+def _between(kept: PyTree, piece: Array, fraction: Array) -> PyTree:
     """(1 − β) · knot k + β · knot k+1, exact at β = 0."""
 
     def mix(knots):
-        low = jax.lax.dynamic_index_in_dim(knots, segment, keepdims=False)
-        high = jax.lax.dynamic_index_in_dim(knots, segment + 1, keepdims=False)
+        low = jax.lax.dynamic_index_in_dim(knots, piece, keepdims=False)
+        high = jax.lax.dynamic_index_in_dim(knots, piece + 1, keepdims=False)
         dtype = tree.accumulation_dtype(knots.dtype)
         beta = jnp.asarray(fraction, dtype)
         mixed = (1 - beta) * low.astype(dtype) + beta * high.astype(dtype)

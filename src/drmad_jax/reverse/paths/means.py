@@ -9,13 +9,13 @@ from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Carry, Path, Record, Visit, record, weights_of
+from drmad_jax.reverse.paths.base import Record, StandIn, record
 from drmad_jax.reverse.steps import Visits
-from drmad_jax.training.run import Run, reverse_scan
+from drmad_jax.training.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Means(Path):
+class Means(StandIn):
     """w_t stands at the mean of all the states of its stretch, optimizer and model state included.
 
     The steps say how training is divided (`Visits.edges`).
@@ -44,22 +44,10 @@ class Means(Path):
         # What is kept at the start of a stretch is the mean of the one before.
         return trace.final, trace._replace(kept=jax.tree.map(lambda x: x[1:], trace.kept))
 
-    def revisit(
-        self,
-        run: Run,
-        trace: Record,
-        hparams: PyTree,
-        visit: Visit[Carry],
-        carry: Carry,
-        visits: Visits,
-    ) -> Carry:
-        """Visits the stretches, each at its mean."""
-        inexact, _ = tree.partition(trace.final)
+    def places(self, run: Run, trace: Record, visits: Visits) -> TrainState:
+        """The means themselves."""
+        return trace.kept
 
-        def visit_mean(carry, x):
-            mean, step, weight = x
-            mean = tree.cast_like(mean, inexact)
-            return visit(carry, trace.state_at(step, mean.params, mean), weight)
-
-        xs = (trace.kept, visits.step.astype(np.int32), weights_of(visits))
-        return reverse_scan(visit_mean, carry, xs)
+    def stand_in(self, trace: Record, place: TrainState) -> TrainState:
+        """The mean, in the dtypes of the state."""
+        return tree.cast_like(place, tree.partition(trace.final)[0])
