@@ -1,4 +1,5 @@
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -6,6 +7,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling takes most of the tests' time, and this halves it.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """XLA's optimisations on, as users have them, for modules that depend on how sums round."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    # What is compiled already would be taken as it is.
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
+
 
 # Annotated shapes and dtypes are checked wherever the tests go. The modules that users' arguments
 # enter first are left out: there our own errors must speak.

@@ -85,7 +85,9 @@ def eager_hypergradient(chain):
         return jax.grad(outer, argnums=(0, 1))(problems.hparams(), problems.params())
 
 
-@pytest.mark.parametrize("oracle", chains(problems.CHAINS, ("momentum",)), indirect=True)
+# By default test_error_table.py has such a loop, on weights that compile faster.
+@pytest.mark.slow
+@pytest.mark.parametrize("oracle", sorted(problems.CHAINS), indirect=True)
 def test_unrolled_equals_an_eager_python_loop(oracle):
     chain, reference = oracle
     grad, initial_params_grad = eager_hypergradient(chain)

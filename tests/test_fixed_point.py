@@ -22,6 +22,8 @@ from drmad_jax.fixed_point.buffer import (
 )
 from drmad_jax.fixed_point.numbers import Fixed, add, equal, from_float, negate, to_float
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 INTEGERS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=3, max_size=3)
 NUMERATORS = st.integers(2**8, 2**16)
 MOST_STEPS = 64

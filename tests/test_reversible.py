@@ -15,10 +15,12 @@ from drmad_jax.fixed_point.buffer import rows_needed
 from drmad_jax.fixed_point.sgd import reversible_sgd
 from drmad_jax.methods.exact import reversible
 from drmad_jax.reverse.method import Reverse
-from drmad_jax.reverse.paths.reversal import Reversal
+from drmad_jax.reverse.paths.reversal import Reversal, _gradient
 from drmad_jax.reverse.steps import LastSteps, StridedSteps
 from drmad_jax.training.run import Run
 from problems import NUM_STEPS, TOLERANCE, relative_error
+
+pytestmark = pytest.mark.usefixtures("optimised")
 
 HPARAMS = {"l2": 0.3, "lr": 0.1, "momentum": 0.75}
 RATES = {
@@ -117,6 +119,24 @@ def test_the_last_steps_are_undone_alone_and_their_bits_kept_alone():
 
     _, _, end, _ = call(h, params, batches, jnp.uint32(1))
     assert np.all(np.isnan(problems.flat(end.params))), "one wrong bit at the end went unnoticed"
+
+
+def test_a_gradient_rounds_alike_wherever_it_stands():
+    """Followed by a sum, the product that it is would become a fused multiply-add."""
+    problem = dj.Problem(lambda w, h, x: jnp.sum(w * (h * x)), outer_loss, reversible_sgd(0.1, 0.9))
+
+    @jax.jit
+    def followed_by_a_sum(h, batches, added, live):
+        w = jnp.zeros(4)
+        run = Run(problem, 1, batches, None, lambda h: dj.init_state(problem, h, w))
+        fused = h * batches[0] + added
+        return _gradient(run, h, w, jnp.int32(0), live) + added, fused
+
+    near_one, added = jnp.asarray(1 + 2.0**-30), jnp.full(4, -(1 + 2.0**-29))
+    ours, fused = followed_by_a_sum(near_one, jnp.full((1, 4), near_one), added, jnp.array(True))
+    np.testing.assert_array_equal(ours, 0.0)
+    if not np.any(fused):
+        pytest.skip("this processor has no fused multiply-add")
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def quadratic_hypergradient(optimizer, num_steps, method):
     return compute(hparams, jnp.zeros(3), jnp.ones((num_steps, 3)), jnp.ones(3))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_error_is_of_first_order_in_the_step(momentum):
     """With small steps the reverse pass is the flow, and with many segments the line the path."""
     errors = []

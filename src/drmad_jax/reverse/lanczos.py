@@ -60,7 +60,7 @@ def positive_flow(
         >>> flow = positive_flow(
         ...     lambda z: scales * z, jnp.ones(2), jnp.ones(2), 2.0, num_products=2
         ... )
-        >>> flow.end.round(4).tolist()  # exp(−1), and no growth along the second axis
+        >>> [round(x, 4) for x in flow.end.tolist()]  # exp(−1), and no growth along the second axis
         [0.3679, 1.0]
     """
     inner = lambda a, b: tree.dot(a, jax.tree.map(jnp.multiply, metric, b))

@@ -1,0 +1,213 @@
+"""Segments in dense float64 NumPy, written from their equations, all derivatives by hand.
+
+With weights θ = (w, b), L(θ, λ) = mean e^ω (½ r² + ¼ r⁴) + Σ e^ρ (½ w² + ¼ w⁴) over examples and
+weights, r = tanh(s (x·w + b)) − y: a Hessian that depends on the weights and is not always
+positive. λ: log example weights ω, log penalties ρ, slope s; inside the optimizer step size α,
+momentum γ, decoupled decay κ; and the log scale of the initial weights.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_WEIGHTS = 3
+LEAVES = {"w": slice(0, NUM_WEIGHTS), "b": slice(NUM_WEIGHTS, NUM_WEIGHTS + 1)}
+TARGET = np.array([0.5, -1.0, 0.2, 0.3])
+NUM_TERMS = 8
+
+
+class Derivatives(NamedTuple):
+    """Of the inner loss at one point: g, C, and ∂g/∂λ for each λ, one column an entry."""
+
+    gradient: np.ndarray
+    curvature: np.ndarray
+    mixed: dict
+
+
+def derivatives(theta, h, batch, gauss_newton=False):
+    """On one batch."""
+    x = np.column_stack([batch["x"], np.ones(len(batch["y"]))])
+    w, penalty, s = theta[:NUM_WEIGHTS], np.exp(h["log_l2"]), h["slope"]
+    z = x @ theta
+    f = np.tanh(s * z)
+    r, flat = f - batch["y"], 1 - f**2
+    a = np.exp(h["log_weight"])[batch["i"]] / len(f)
+    slope, bend = s * flat, 0 if gauss_newton else -2 * s**2 * f * flat
+    each = a * (r + r**3) * slope
+    gradient = x.T @ each + np.append(penalty * (w + w**3), 0)
+    curvature = x.T @ np.diag(a * ((1 + 3 * r**2) * slope**2 + (r + r**3) * bend)) @ x
+    curvature += np.diag(np.append(penalty * (1 + 3 * w**2), 0))
+    by_weight = np.zeros((len(theta), len(h["log_weight"])))
+    np.add.at(by_weight.T, batch["i"], each[:, None] * x)
+    by_slope = (1 + 3 * r**2) * z * flat * slope + (r + r**3) * flat * (1 - 2 * s * z * f)
+    by_penalty = np.vstack([np.diag(penalty * (w + w**3)), np.zeros(NUM_WEIGHTS)])
+    mixed = {
+        "log_l2": by_penalty,
+        "log_weight": by_weight,
+        "slope": (x.T @ (a * by_slope))[:, None],
+    }
+    return Derivatives(gradient, curvature, mixed)
+
+
+def averaged(theta, h, batches, gauss_newton):
+    """The mean over some batches."""
+    each = [derivatives(theta, h, batch, gauss_newton) for batch in batches]
+    mixed = {name: np.mean([d.mixed[name] for d in each], axis=0) for name in each[0].mixed}
+    return Derivatives(*(np.mean([d[k] for d in each], axis=0) for k in (0, 1)), mixed)
+
+
+class SGD:
+    """u = −α (γ m + g + κ θ), m the trace of gradients before the step."""
+
+    num_moments = 1
+
+    def step(self, theta, moments, step, g, h):
+        """The update and the moments after it."""
+        trace = h["momentum"] * moments[0] + g
+        return -h["lr"] * (trace + h.get("decay", 0) * theta), [trace]
+
+    def response(self, moments, step, g, h):
+        """P: a gradient larger by one, for a long time."""
+        return np.full(len(g), h["lr"] / (1 - h["momentum"]))
+
+    def own(self, theta, moments, step, g, h):
+        """∂u/∂λ for the optimizer's own hyperparameters."""
+        update, (trace,) = self.step(theta, moments, step, g, h)
+        return {
+            "lr": update / h["lr"],
+            "momentum": -h["lr"] * moments[0],
+            "decay": -h["lr"] * theta,
+        }
+
+
+class Adam:
+    """u = −α (m̂ / (√(v̂ + ε̄) + ε) + κ θ); β₁ is the momentum."""
+
+    num_moments = 2
+    b2, eps, eps_root = 0.999, 1e-8, 1e-2
+
+    def _at(self, moments, step, g, h):
+        b1, b2 = h["momentum"], self.b2
+        m, v = b1 * moments[0] + (1 - b1) * g, b2 * moments[1] + (1 - b2) * g**2
+        c1, c2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
+        root = np.sqrt(v / c2 + self.eps_root)
+        return m, v, c1, c2, root
+
+    def step(self, theta, moments, step, g, h):
+        """The update and the moments after it."""
+        m, v, c1, _, root = self._at(moments, step, g, h)
+        return -h["lr"] * (m / c1 / (root + self.eps) + h["decay"] * theta), [m, v]
+
+    def response(self, moments, step, g, h):
+        """P: eight terms of the response, state and gradient held, then their geometric limit."""
+        m, _, c1, c2, root = self._at(moments, step, g, h)
+        b1, b2, d_m, d_v, terms = h["momentum"], self.b2, 0, 0, []
+        for _ in range(NUM_TERMS):
+            d_m, d_v = b1 * d_m + 1 - b1, b2 * d_v + 2 * (1 - b2) * g
+            whole = root + self.eps
+            terms.append(h["lr"] / c1 * (d_m / whole - m * d_v / c2 / (2 * root * whole**2)))
+        limit = np.empty_like(g)
+        for leaf in LEAVES.values():
+            before, last = (terms[k][leaf] - terms[k - 1][leaf] for k in (-2, -1))
+            ratio = np.clip(last @ before / (before @ before), 0, 0.9999)
+            limit[leaf] = terms[-1][leaf] + last * ratio / (1 - ratio)
+        return np.maximum(limit, 0)
+
+    def own(self, theta, moments, step, g, h):
+        """∂u/∂λ for the optimizer's own hyperparameters."""
+        m, _, c1, _, root = self._at(moments, step, g, h)
+        grown = (moments[0] - g) / c1 + m * (step + 1) * h["momentum"] ** step / c1**2
+        return {
+            "lr": self.step(theta, moments, step, g, h)[0] / h["lr"],
+            "momentum": -h["lr"] * grown / (root + self.eps),
+            "decay": -h["lr"] * theta,
+        }
+
+
+class Plan(NamedTuple):
+    """What is asked for: `path` "means", or a number of knots."""
+
+    num_steps: int
+    num_segments: int
+    path: str | int
+    gauss_newton: bool
+    num_batches: int
+
+    def edges(self):
+        """T(1 − u²), u from 1 to 0. All segments must be odd: then their middle is a step."""
+        edges = np.rint(self.num_steps * (1 - np.linspace(1, 0, self.num_segments + 1) ** 2))
+        assert np.all(np.diff(edges) % 2 == 1)
+        return edges.astype(int)
+
+
+def train(optimizer, theta, h, batches, num_steps):
+    """States before every step and after the last, each a row: weights, then moments."""
+    moments, states = [np.zeros_like(theta)] * optimizer.num_moments, []
+    for t in range(num_steps):
+        states.append([theta, *moments])
+        g = derivatives(theta, h, at(batches, t)).gradient
+        update, moments = optimizer.step(theta, moments, t, g, h)
+        theta = theta + update
+    return np.array([*states, [theta, *moments]])
+
+
+def at(batches, step):
+    """The batch of one step."""
+    return {name: leaf[step] for name, leaf in batches.items()}
+
+
+def stand_in(plan, states, low, high):
+    """The state that stands for the steps from `low` to before `high`."""
+    if plan.path == "means":
+        return states[low:high].mean(axis=0)
+    knots = np.rint(plan.num_steps * np.linspace(0, 1, plan.path) ** 2).astype(int)
+    middle = (low + high - 1) // 2
+    k = np.searchsorted(knots, middle, side="right") - 1
+    beta = (middle - knots[k]) / (knots[k + 1] - knots[k])
+    state = (1 - beta) * states[knots[k]] + beta * states[knots[k + 1]]
+    if plan.path == 2:
+        # On the line the optimizer's state is the last one.
+        state[1:] = states[-1, 1:]
+    return state
+
+
+def flow(curvature, response, decay, z, length):
+    """exp(−n(CP + D)⁺) z, its integral over n, and the spectrum, symmetrised by √P."""
+    root = np.sqrt(response)
+    values, vectors = np.linalg.eigh(root[:, None] * curvature * root + decay * np.eye(len(z)))
+    positive = np.maximum(values, 0)
+    safe = np.where(positive > 0, positive, 1)
+    means = np.where(positive > 0, -np.expm1(-length * positive) / safe, length)
+    apply = lambda factors: vectors @ (factors * (vectors.T @ (root * z))) / root
+    return apply(np.exp(-length * positive)), apply(means), values
+
+
+def hypergradient(plan, optimizer, theta, h, batches):
+    """dE/dλ and dE/dθ_0 by name, the final weights, and each segment's spectrum."""
+    theta = np.exp(h["log_scale"]) * theta
+    states = train(optimizer, theta, h, batches, plan.num_steps)
+    final, edges = states[-1, 0], plan.edges()
+    z = final - TARGET
+    grad = {name: np.zeros(np.size(value)) for name, value in h.items()}
+    grad["log_l2"] += 0.1
+    spectra = []
+    for low, high in reversed(list(itertools.pairwise(edges))):
+        middle, length = (low + high - 1) // 2, high - low
+        places = (np.arange(plan.num_batches) + 0.5) / plan.num_batches - 0.5
+        taken = [at(batches, t) for t in middle + np.rint(places * length).astype(int)]
+        weights, *moments = stand_in(plan, states, low, high)
+        here = averaged(weights, h, taken, plan.gauss_newton)
+        # The optimizer answers to the gradient of one batch, the first.
+        one = derivatives(weights, h, taken[0]).gradient
+        response = optimizer.response(moments, middle, one, h)
+        decay = h["lr"] * h.get("decay", 0)
+        z, integral, values = flow(here.curvature, response, decay, z, length)
+        spectra.append(values)
+        for name, matrix in here.mixed.items():
+            grad[name] -= matrix.T @ (response * integral)
+        for name, change in optimizer.own(weights, moments, middle, here.gradient, h).items():
+            if name in h:
+                grad[name] += change @ integral
+    grad["log_scale"] += z @ theta
+    return grad, z * np.exp(h["log_scale"]), final, spectra
