@@ -79,7 +79,7 @@ def test_interrupted_run_says_how_to_go_on(config_file, monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("drmad_jax.experiments.run.run", interrupt)
+    monkeypatch.setattr("drmad_jax.experiments.runs.loop.run", interrupt)
     assert main(["run", str(config_file)]) == 130
     assert "--resume" in capsys.readouterr().err
 

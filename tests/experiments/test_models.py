@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drmad_jax.experiments.convolution import by_patches
-from drmad_jax.experiments.models import MLP, ConvNet, init_params
+from drmad_jax.experiments.models.convolution import by_patches
+from drmad_jax.experiments.models.feedforward import MLP, ConvNet, init_params
 
 IMAGES = np.ones((2, 8, 8, 1), np.float32)
 

@@ -5,9 +5,9 @@ from PIL import Image
 from tiny import TINY
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments import plots
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.run import run
+from drmad_jax.experiments.figures import plots
+from drmad_jax.experiments.runs.loop import run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments import schema, variants
+from drmad_jax.experiments.config import section as schema
+from drmad_jax.experiments.config import variants
 from drmad_jax.experiments.errors import ConfigError
 
 TAIL = """

@@ -154,8 +154,8 @@ def _compile_quickly() -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import config as configs
-    from drmad_jax.experiments.run import run
-    from drmad_jax.experiments.run_all import folder_of
+    from drmad_jax.experiments.runs.all_variants import folder_of
+    from drmad_jax.experiments.runs.loop import run
 
     _keep_compiled_programs()
     if options.smoke:
@@ -171,7 +171,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _run_all(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.run_all import load_all, run_all
+    from drmad_jax.experiments.runs.all_variants import load_all, run_all
 
     variants = load_all(options.config, options.overrides, smoke=options.smoke)
     root = options.out or Path("runs") / variants[0].name
@@ -196,7 +196,7 @@ def _load(options: argparse.Namespace) -> "Config":
 
 def _show(folder: Path, summary: Mapping[str, Any]) -> None:
     """Draws the figures of a run that has ended, and prints what it came to."""
-    from drmad_jax.experiments.plots import draw
+    from drmad_jax.experiments.figures.plots import draw
 
     print(f"run folder  {folder}")
     for path in draw(folder):
@@ -207,8 +207,8 @@ def _show(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments import comparison_plots
-    from drmad_jax.experiments.compare import DEFAULT_METHODS, compare
+    from drmad_jax.experiments.figures import comparison as comparison_plots
+    from drmad_jax.experiments.runs.compare import DEFAULT_METHODS, compare
 
     _keep_compiled_programs()
     config = _load(options)
@@ -222,8 +222,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments import comparison_plots, plots
-    from drmad_jax.experiments.compare import JSON
+    from drmad_jax.experiments.figures import comparison as comparison_plots
+    from drmad_jax.experiments.figures import plots
+    from drmad_jax.experiments.runs.compare import JSON
 
     is_comparison = (options.folder / JSON).is_file()
     draw = comparison_plots.draw if is_comparison else plots.draw
@@ -238,7 +239,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.datasets import prepare
+    from drmad_jax.experiments.data.datasets import prepare
 
     folder = prepare(options.dataset)
     print(f"prepared {folder}" if folder else f"{options.dataset} is there, nothing to do")

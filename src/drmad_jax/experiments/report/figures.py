@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from drmad_jax.experiments.comparison_plots import COLORS
+from drmad_jax.experiments.figures.comparison import COLORS
+from drmad_jax.experiments.figures.plots import COLUMN_WIDTH, GREY, STYLE
 from drmad_jax.experiments.metrics import metric
-from drmad_jax.experiments.plots import COLUMN_WIDTH, GREY, STYLE
 from drmad_jax.experiments.report.runs import Run, headlines
 
 DPI = 200

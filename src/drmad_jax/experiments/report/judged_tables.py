@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_jax.experiments.intervals import paired
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.report.runs import Run, headlines
 from drmad_jax.experiments.report.tables import NOTHING, Cell, Table, number
+from drmad_jax.experiments.runs.intervals import paired
 
 
 def results(runs: Sequence[Run]) -> Table | None:

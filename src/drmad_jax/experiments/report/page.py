@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments import run_folder
 from drmad_jax.experiments.report import figures, judged_tables, run_tables
 from drmad_jax.experiments.report.runs import Run
 from drmad_jax.experiments.report.tables import Table
+from drmad_jax.experiments.runs import run_folder
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FACTS = (

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drmad_jax.experiments import compare, run_folder
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.config.sections import OnlineConfig
+from drmad_jax.experiments.config.variants import BASE
 from drmad_jax.experiments.errors import ExperimentError, RunFolderError
-from drmad_jax.experiments.sections import OnlineConfig
-from drmad_jax.experiments.summary import COMPLETE
-from drmad_jax.experiments.variants import BASE
+from drmad_jax.experiments.runs import compare, run_folder
+from drmad_jax.experiments.runs.summary import COMPLETE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
-from drmad_jax.experiments.augmentations import STRENGTH_TRANSFORM, augment
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import Images, ImageSplits
-from drmad_jax.experiments.network import Network, classifier
-from drmad_jax.experiments.sections import AugmentationConfig, ConvConfig, ImagesConfig
+from drmad_jax.experiments.config.sections import AugmentationConfig, ConvConfig, ImagesConfig
+from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM, augment
+from drmad_jax.experiments.data.datasets import Images, ImageSplits
+from drmad_jax.experiments.models.network import Network, classifier
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
 from drmad_jax.experiments.tasks.classification import cross_entropy, fresh_inputs, load, scores
 
@@ -74,7 +74,7 @@ class AugmentationTask(Task):
 
     def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
         """Every strength before and after tuning, and training images as the network sees them."""
-        from drmad_jax.experiments import plots
+        from drmad_jax.experiments.figures import plots
 
         strengths = {
             name: float(STRENGTH_TRANSFORM.constrain(value)) for name, value in hparams.items()

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import Images, ImageSplits, load_splits
-from drmad_jax.experiments.network import Network
-from drmad_jax.experiments.sections import ImagesConfig
+from drmad_jax.experiments.config.sections import ImagesConfig
+from drmad_jax.experiments.data.datasets import Images, ImageSplits, load_splits
+from drmad_jax.experiments.models.network import Network
 from drmad_jax.experiments.tasks.base import Inputs
 
 T = TypeVar("T")

@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
-from drmad_jax.experiments import clouds, geotiff, segmentation
-from drmad_jax.experiments.augmentations import STRENGTH_TRANSFORM
-from drmad_jax.experiments.clouds import BANDS, CLASSES, Patches, PatchSplits
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.network import Network, kernels_of
-from drmad_jax.experiments.sections import CloudsConfig, CloudsTaskConfig, PyramidConfig
+from drmad_jax.experiments.config.sections import CloudsConfig, CloudsTaskConfig, PyramidConfig
+from drmad_jax.experiments.data import clouds, geotiff
+from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM
+from drmad_jax.experiments.data.clouds import BANDS, CLASSES, Patches, PatchSplits
+from drmad_jax.experiments.models.network import Network, kernels_of
+from drmad_jax.experiments.tasks import segmentation
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section, train_once
 from drmad_jax.experiments.tasks.classification import fresh_inputs
 
@@ -86,7 +87,7 @@ class CloudsTask(Task):
 
     def figures(self, hparams: PyTree, data: PatchSplits) -> dict[str, Figure]:
         """Test patches, truth and prediction before and after tuning, of one training run each."""
-        from drmad_jax.experiments import cloud_plots
+        from drmad_jax.experiments.figures import cloud_plots
 
         labels = np.asarray(data.test.labels)
         shown = cloud_plots.most_varied(labels, _NUM_SHOWN)

@@ -14,12 +14,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images
+from drmad_jax.experiments.config.sections import HyperCleaningConfig, ImagesConfig, MLPConfig
+from drmad_jax.experiments.data.batches import inner_batches
+from drmad_jax.experiments.data.datasets import DATASETS, Images
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.network import perceptron
-from drmad_jax.experiments.projections import capped_simplex
-from drmad_jax.experiments.sections import HyperCleaningConfig, ImagesConfig, MLPConfig
+from drmad_jax.experiments.models.feedforward import MLP, init_params
+from drmad_jax.experiments.models.network import perceptron
 from drmad_jax.experiments.tasks.base import Inputs, Task, section, train_once
 from drmad_jax.experiments.tasks.classification import (
     cross_entropy,
@@ -27,7 +27,7 @@ from drmad_jax.experiments.tasks.classification import (
     load,
     scores,
 )
-from drmad_jax.experiments.tasks.full_batch import inner_batches
+from drmad_jax.experiments.tasks.projections import capped_simplex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,7 +168,7 @@ class HyperCleaningTask(Task):
 
     def figures(self, hparams: PyTree, data: CleaningData) -> dict[str, Figure]:
         """Weights of clean and corrupted examples, precision and recall, examples thrown out."""
-        from drmad_jax.experiments import cleaning_plots as plots
+        from drmad_jax.experiments.figures import cleaning_plots as plots
 
         weights, given, true = (
             np.asarray(x) for x in (hparams["weights"], data.train.labels, data.true_labels)

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits
-from drmad_jax.experiments.network import CLASSIFIERS, Network, classifier, kernels_of
-from drmad_jax.experiments.sections import ImagesConfig, L2Config
+from drmad_jax.experiments.config.sections import ImagesConfig, L2Config
+from drmad_jax.experiments.data.datasets import DATASETS, Images, ImageSplits
+from drmad_jax.experiments.models.network import CLASSIFIERS, Network, classifier, kernels_of
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
 from drmad_jax.experiments.tasks.classification import cross_entropy, fresh_inputs, load, scores
 
@@ -75,7 +75,7 @@ class L2Task(Task):
 
     def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
         """Penalties of the input pixels as an image, and of every layer as histograms."""
-        from drmad_jax.experiments import plots
+        from drmad_jax.experiments.figures import plots
 
         del data
         log_l2 = {name: self._log_l2(hparams[name]) for name in self._shapes()}

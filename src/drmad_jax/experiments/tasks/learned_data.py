@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, Int, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images
+from drmad_jax.experiments.config.sections import ImagesConfig, LearnedDataConfig, MLPConfig
+from drmad_jax.experiments.data.batches import inner_batches
+from drmad_jax.experiments.data.datasets import DATASETS, Images
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.network import perceptron
-from drmad_jax.experiments.sections import ImagesConfig, LearnedDataConfig, MLPConfig
+from drmad_jax.experiments.models.feedforward import MLP, init_params
+from drmad_jax.experiments.models.network import perceptron
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
 from drmad_jax.experiments.tasks.classification import (
     cross_entropy,
@@ -23,7 +24,6 @@ from drmad_jax.experiments.tasks.classification import (
     load,
     scores,
 )
-from drmad_jax.experiments.tasks.full_batch import inner_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ class LearnedDataTask(Task):
 
     def figures(self, hparams: PyTree, data: RealImages) -> dict[str, Figure]:
         """The learned images, a column for each class."""
-        from drmad_jax.experiments import plots
+        from drmad_jax.experiments.figures import plots
 
         learned = hparams["images"] + self._start(data)
         return {"learned_images": plots.images_by_class(learned.mean(axis=-1))}

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import Images, ImageSplits
+from drmad_jax.experiments.config.sections import ImagesConfig, OnlineConfig
+from drmad_jax.experiments.data.datasets import Images, ImageSplits
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.network import CLASSIFIERS, Network, classifier
-from drmad_jax.experiments.sections import ImagesConfig, OnlineConfig
+from drmad_jax.experiments.models.network import CLASSIFIERS, Network, classifier
 from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
 from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, load, scores
 

@@ -13,12 +13,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.config.sections import AlphabetsConfig, MLPConfig, SharingConfig
+from drmad_jax.experiments.data.batches import inner_batches
+from drmad_jax.experiments.data.omniglot import ALPHABETS, Drawings, load_alphabets
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.omniglot import ALPHABETS, Drawings, load_alphabets
-from drmad_jax.experiments.sections import AlphabetsConfig, MLPConfig, SharingConfig
+from drmad_jax.experiments.models.feedforward import MLP, init_params
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.full_batch import inner_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +124,7 @@ class SharingTask(Task):
 
     def figures(self, hparams: PyTree, data: AlphabetSplits) -> dict[str, Figure]:
         """The correlations of each layer's weights, and some characters of each alphabet."""
-        from drmad_jax.experiments import sharing_plots
+        from drmad_jax.experiments.figures import sharing_plots
 
         size = self.data.image_size
         images = np.asarray(data.train[0]).reshape(*data.train.shape[1:3], size, size)

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, PyTree
 import drmad_jax as dj
 from drmad_jax import transforms
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import Images, ImageSplits
+from drmad_jax.experiments.config.sections import ImagesConfig, MLPConfig, TrainingConfig
+from drmad_jax.experiments.data.datasets import Images, ImageSplits
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.network import perceptron
-from drmad_jax.experiments.sections import ImagesConfig, MLPConfig, TrainingConfig
+from drmad_jax.experiments.models.feedforward import MLP, init_params
+from drmad_jax.experiments.models.network import perceptron
 from drmad_jax.experiments.tasks.base import Inputs, Task, section
 from drmad_jax.experiments.tasks.classification import (
     cross_entropy,
@@ -99,7 +99,7 @@ class TrainingTask(Task):
 
     def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
         """The schedules of each group of weights over training, and the initial scales."""
-        from drmad_jax.experiments import training_plots
+        from drmad_jax.experiments.figures import training_plots
 
         del data
         return training_plots.figures(
