@@ -8,7 +8,7 @@ from tiny import TINY, without_seconds
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import RunStopped
-from drmad_jax.experiments.figures.plots import draw
+from drmad_jax.experiments.runs.draw import draw
 from drmad_jax.experiments.runs.intervals import interval, paired
 from drmad_jax.experiments.runs.judge import summarise
 from drmad_jax.experiments.runs.loop import run

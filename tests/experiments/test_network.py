@@ -7,7 +7,8 @@ import pytest
 from tiny import TINY
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments.config.sections import DenseNetConfig, ImagesConfig
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.models import DenseNetConfig
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models import network as networks
 from drmad_jax.experiments.models.network import classifier

@@ -4,7 +4,7 @@ import pytest
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import DatasetError
-from drmad_jax.experiments.figures.plots import draw
+from drmad_jax.experiments.runs.draw import draw
 from drmad_jax.experiments.runs.loop import run
 from drmad_jax.experiments.tasks import Task, make_task
 

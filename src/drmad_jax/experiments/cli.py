@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # Modules of the extra, which may be missing; anything else that is missing is a bug.
 _EXTRA = {
-    "array_record", "flax", "matplotlib", "orbax", "PIL", "sklearn", "tensorflow_datasets",
-    "tomli_w", "tqdm",
+    "array_record", "flax", "jinja2", "matplotlib", "orbax", "PIL", "pydantic", "scipy", "sklearn",
+    "tensorflow_datasets", "tomli_w", "tqdm",
 }  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def _load(options: argparse.Namespace) -> "Config":
 
 def _show(folder: Path, summary: Mapping[str, Any]) -> None:
     """Draws the figures of a run that has ended, and prints what it came to."""
-    from drmad_jax.experiments.figures.plots import draw
+    from drmad_jax.experiments.runs.draw import draw
 
     print(f"run folder  {folder}")
     for path in draw(folder):
@@ -207,8 +207,8 @@ def _show(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.figures import comparison as comparison_plots
     from drmad_jax.experiments.runs.compare import DEFAULT_METHODS, compare
+    from drmad_jax.experiments.runs.draw import draw
 
     _keep_compiled_programs()
     config = _load(options)
@@ -217,17 +217,13 @@ def _compare(options: argparse.Namespace) -> None:
     comparison = compare(config, folder, names=names, num_seeds=options.seeds)
     print(comparison.to_markdown())
     print(f"folder      {folder}")
-    for path in comparison_plots.draw(folder):
+    for path in draw(folder):
         print(f"figure      {path}")
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.figures import comparison as comparison_plots
-    from drmad_jax.experiments.figures import plots
-    from drmad_jax.experiments.runs.compare import JSON
+    from drmad_jax.experiments.runs.draw import draw
 
-    is_comparison = (options.folder / JSON).is_file()
-    draw = comparison_plots.draw if is_comparison else plots.draw
     for path in draw(options.folder):
         print(path)
 

@@ -1,16 +1,14 @@
 """The kinds of section `[data]`."""
 
-import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from drmad_jax.experiments.config.section import PositiveInt, suggest
+from drmad_jax.experiments.config.section import PositiveInt, Section, a_list, one_of, suggest
 from drmad_jax.experiments.data.datasets import DATASETS
 from drmad_jax.experiments.data.omniglot import ALPHABETS, IMAGE_SIZE, NUM_DRAWINGS
 from drmad_jax.experiments.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImagesConfig:
+class ImagesConfig(Section):
     """Section `[data]`, labelled images.
 
     Attributes:
@@ -47,8 +45,7 @@ class ImagesConfig:
         _check_held_out(self.num_train, self.num_valid, batch_size)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AlphabetsConfig:
+class AlphabetsConfig(Section):
     """Section `[data]`, alphabets of Omniglot, one classifier each.
 
     Attributes:
@@ -62,7 +59,7 @@ class AlphabetsConfig:
     """
 
     kind: Literal["alphabets"] = "alphabets"
-    alphabets: tuple[str, ...]
+    alphabets: Annotated[tuple[str, ...], a_list("a string")]
     rotated: bool = True
     image_size: PositiveInt = 28
     num_train: PositiveInt
@@ -102,8 +99,7 @@ class AlphabetsConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CloudsConfig:
+class CloudsConfig(Section):
     """Section `[data]`, satellite images with clouds and their shadows, four bands.
 
     Attributes:
@@ -150,3 +146,9 @@ def _check_held_out(num_train: int, num_valid: int, batch_size: int) -> None:
             f"inner.batch_size: must not exceed the {left} training examples "
             f"(data.num_train - data.num_valid), got {batch_size}"
         )
+
+
+KINDS = {"images": ImagesConfig, "alphabets": AlphabetsConfig, "clouds": CloudsConfig}
+DataConfig = Annotated[
+    ImagesConfig | AlphabetsConfig | CloudsConfig, one_of(lambda: KINDS, "images")
+]

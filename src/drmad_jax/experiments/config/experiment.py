@@ -1,32 +1,30 @@
 """The configuration of an experiment, read from TOML."""
 
-import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import tomli_w
 
-from drmad_jax.experiments.config import section as schema
-from drmad_jax.experiments.config import variants
+from drmad_jax.experiments.config import section, variants
+from drmad_jax.experiments.config.data import DataConfig
 from drmad_jax.experiments.config.factories import Method
-from drmad_jax.experiments.config.section import Count
-from drmad_jax.experiments.config.sections import (
-    DataConfig,
-    InnerConfig,
-    JudgeConfig,
-    L2Config,
-    MLPConfig,
-    ModelConfig,
-    OuterConfig,
-    TaskConfig,
-)
+from drmad_jax.experiments.config.loop import InnerConfig, JudgeConfig, OuterConfig
+from drmad_jax.experiments.config.models import MLPConfig, ModelConfig
+from drmad_jax.experiments.config.section import Count, Section, one_of
+from drmad_jax.experiments.config.task import TaskConfig, sections
 from drmad_jax.experiments.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+def _plain_name(name: str) -> str:
+    if not name or set(name) & set("/\\") or name in (".", ".."):
+        raise ValueError(f"expected a plain folder name, got {name!r}")
+    return name
+
+
+class Config(Section):
     """A whole experiment.
 
     Attributes:
@@ -42,12 +40,12 @@ class Config:
         method: Section `[method]`: a hypergradient method of drmad_jax, with its arguments.
     """
 
-    name: str
-    variant: str = ""
+    name: Annotated[str, pydantic.AfterValidator(_plain_name)]
+    variant: Annotated[str, pydantic.AfterValidator(lambda name: name and _plain_name(name))] = ""
     seed: Count = 0
     data: DataConfig
     model: ModelConfig = MLPConfig()
-    task: TaskConfig = L2Config()
+    task: Annotated[TaskConfig, one_of(sections, "l2")] = pydantic.Field({}, validate_default=True)
     inner: InnerConfig
     outer: OuterConfig
     judge: JudgeConfig = JudgeConfig()
@@ -119,10 +117,7 @@ def parse(table: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: If a key or value is wrong.
     """
-    config = schema.parse(Config, table)
-    _check_name("name", config.name)
-    if config.variant:
-        _check_name("variant", config.variant)
+    config = section.parse(Config, table)
     config.data.check(config.inner.batch_size)
     return config
 
@@ -136,7 +131,7 @@ def to_toml(config: Config) -> str:
     Returns:
         TOML text.
     """
-    return tomli_w.dumps(schema.dump(config))
+    return tomli_w.dumps(section.dump(config))
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -163,7 +158,7 @@ def flatten(config: Config) -> dict[str, Any]:
     Returns:
         Plain values.
     """
-    return schema.flatten(schema.dump(config))
+    return section.flatten(section.dump(config))
 
 
 def _read(path: Path | str) -> dict[str, Any]:
@@ -193,8 +188,3 @@ def _read_value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return table["value"] if len(table) == 1 else text
-
-
-def _check_name(key: str, name: str) -> None:
-    if not name or set(name) & set("/\\") or name in (".", ".."):
-        raise ConfigError(f"{key}: expected a plain folder name, got {name!r}")

@@ -8,21 +8,26 @@ against the function's signature, so that whatever these packages offer can be w
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import jax
 import optax
+import pydantic
+from pydantic_core import core_schema
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import section as schema
-from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.config.section import Section, a_list, describe, dump, refuse, suggest
 
 # Line searches ask for the loss as a function, which an unrolled step does not have.
 _UNSUITABLE_OPTIMIZERS = ("lbfgs",)
+# What an argument of a method may be made by, beside the methods themselves.
+_ARGUMENTS = ("measured_steps",)
+_WORDS = {int: "an integer", float: "a finite number", str: "a string"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,55 +43,48 @@ class Factory:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of_arguments(cls) -> type["Factory"]:
-        """What reads the arguments that are tables."""
-        return cls
-
-    @classmethod
     def choices(cls) -> dict[str, Callable[..., Any]]:
         """The functions that can be named."""
         raise NotImplementedError
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], path: str) -> Self:
-        """Reads the section, and checks it by building the value once.
+    def of_arguments(cls) -> type["Factory"]:
+        """What reads the arguments that are tables."""
+        return cls
 
-        Args:
-            table: The section, `name` and arguments.
-            path: Dotted key of the section.
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Reads the section, and checks it by building the value once."""
+        return core_schema.no_info_plain_validator_function(cls._read)
 
-        Returns:
-            The checked section.
-
-        Raises:
-            ConfigError: If the name is unknown, or the arguments do not fit the signature.
-        """
-        schema.check_missing(table, ["name"], path)
-        name = schema.convert(table["name"], str, schema.join(path, "name"))
-        options = {key: value for key, value in table.items() if key != "name"}
+    @classmethod
+    def _read(cls, table: Any) -> Self:
+        if isinstance(table, cls):
+            return table
+        if not isinstance(table, Mapping):
+            raise ValueError(f"expected a table, got {describe(table)}")
         choices = cls.choices()
+        name = _Named.model_validate({k: v for k, v in table.items() if k == "name"}).name
         if name not in choices:
-            raise ConfigError(
-                f"{path}.name: unknown name {name!r}; {schema.suggest(name, choices)}"
-            )
-        _check_options(choices[name], name, options, path)
-        read = cls.of_arguments().from_table
-        calls = {key: value for key, value in options.items() if isinstance(value, Mapping)}
-        made = {key: read(value, schema.join(path, key)) for key, value in calls.items()}
-        section = cls(name, options | made)
+            refuse("name", f"unknown name {name!r}; {suggest(name, choices)}")
+        options = {key: value for key, value in table.items() if key != "name"}
+        arguments = _arguments(choices[name], cls.of_arguments()).model_validate(options)
+        calls = {key: value for key, value in arguments if isinstance(value, Factory)}
+        section = cls(name, options | {key: calls[key] for key in options if key in calls})
         try:
             section.build()
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+        except TypeError as error:
+            raise ValueError(str(error)) from error
         return section
 
     def to_table(self) -> dict[str, Any]:
         """The section as it is written in a config."""
-        return {"name": self.name} | {key: schema.dump(x) for key, x in self.options.items()}
+        return {"name": self.name} | {key: dump(value) for key, value in self.options.items()}
 
     def build(self) -> Any:
         """Calls the function."""
-        made = {key: _made(value) for key, value in self.options.items()}
+        options = self.options.items()
+        made = {k: value.build() if isinstance(value, Factory) else value for k, value in options}
         return self.choices()[self.name](**made)
 
     def parameters(self) -> dict[str, Any]:
@@ -95,8 +93,8 @@ class Factory:
         return {p.name: p.default for p in signature.parameters.values()} | dict(self.options)
 
     def __str__(self):
-        arguments = ", ".join(f"{key}={_shown(value)}" for key, value in self.options.items())
-        return f"{self.name}({arguments})"
+        shown = {k: v if isinstance(v, Factory) else repr(v) for k, v in self.options.items()}
+        return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Method(Factory):
 
     @classmethod
     def of_arguments(cls) -> type[Factory]:
-        """Other methods, and numbers of steps that are measured."""
+        """Other methods, such as that of `truncated`, and what else an argument is made by."""
         return MethodArgument
 
 
@@ -130,16 +128,38 @@ class MethodArgument(Method):
 
     @classmethod
     def choices(cls) -> dict[str, Callable[..., Any]]:
-        """The methods, such as that of `truncated`, and `measured_steps` for `drmad`."""
-        return Method.choices() | {"measured_steps": dj.measured_steps}
+        """The methods and the makers of their arguments."""
+        return Method.choices() | {name: getattr(dj, name) for name in _ARGUMENTS}
 
 
-def _made(value: Any) -> Any:
-    return value.build() if isinstance(value, Factory) else value
+class _Named(Section):
+    name: str
 
 
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, Factory) else repr(value)
+class _Arguments(Section):
+    @classmethod
+    def _unknown(cls) -> str:
+        return f"{cls.__name__} has no such argument"
+
+
+@functools.cache
+def _arguments(function: Callable[..., Any], of_calls: type[Factory]) -> type[Section]:
+    """The section of a function's arguments, typed where annotations speak of plain values."""
+    hints = _hints(function)
+    calls = pydantic.TypeAdapter(of_calls)
+
+    def read(value: Any, check: Callable[[Any], Any]) -> Any:
+        is_call = isinstance(value, Mapping) and "name" in value
+        return calls.validate_python(value) if is_call else check(value)
+
+    fields = {
+        name: (
+            Annotated[_plain(hints.get(name)) or Any, pydantic.WrapValidator(read)],
+            ... if parameter.default is parameter.empty else None,
+        )
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    return pydantic.create_model(function.__name__, __base__=_Arguments, **fields)  # pyright: ignore
 
 
 def _is_optimizer(name: str, value: object) -> bool:
@@ -153,28 +173,6 @@ def _makes_method(function: Callable[..., Any]) -> bool:
     return hasattr(made, "backward") or hasattr(made, "estimate")
 
 
-def _check_options(
-    function: Callable[..., Any], name: str, options: Mapping[str, Any], path: str
-) -> None:
-    """Checks names, then types where the annotations speak of plain values."""
-    parameters = inspect.signature(function).parameters
-    for key in options:
-        if key not in parameters:
-            hint = schema.suggest(key, parameters, path)
-            raise ConfigError(f"{schema.join(path, key)}: {name} has no such argument; {hint}")
-    required = [key for key, p in parameters.items() if p.default is inspect.Parameter.empty]
-    schema.check_missing(options, required, path)
-    hints = _hints(function)
-    for key, value in options.items():
-        allowed = _plain_types(hints.get(key))
-        is_call = isinstance(value, Mapping) and "name" in value
-        if allowed and not is_call and not _fits(value, allowed):
-            wanted = " or ".join(dict.fromkeys(schema.expected(hint) for hint in allowed))
-            raise ConfigError(
-                f"{schema.join(path, key)}: expected {wanted}, got {schema.describe(value)}"
-            )
-
-
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of the arguments, but for those that cannot be evaluated from outside."""
     found = {}
@@ -185,25 +183,17 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def _plain_types(hint: Any) -> list[Any]:
-    """The plain types in an annotation, those that a TOML value can have."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        members = [t for member in typing.get_args(hint) for t in _plain_types(member)]
+def _plain(hint: Any) -> Any:
+    """The part of an annotation that a TOML value can have; `None` if there is none."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        members = [member for member in map(_plain, arguments) if member is not None]
         # optax writes ArrayLike for "a number", which takes in `bool`.
-        return [t for t in members if t is not bool] if float in members else members
+        plain = [m for m in members if m not in (bool, int)] if float in members else members
+        return typing.Union[tuple(plain)] if plain else None  # noqa: UP007
     if hint is jax.Array:
-        return [float]
-    if typing.get_origin(hint) is Sequence:
-        return [tuple[*typing.get_args(hint), ...]]
-    is_checkable = typing.get_origin(hint) is typing.Literal or hint in (int, float, bool, str)
-    return [hint] if is_checkable else []
-
-
-def _fits(value: object, allowed: list[Any]) -> bool:
-    for hint in allowed:
-        try:
-            schema.convert(value, hint, "")
-        except ConfigError:
-            continue
-        return True
-    return False
+        return float
+    if origin is Sequence:
+        return Annotated[tuple[(*arguments, ...)], a_list(_WORDS.get(arguments[0], "items"))]
+    is_plain = origin is typing.Literal or hint in (int, float, bool, str)
+    return hint if is_plain else None

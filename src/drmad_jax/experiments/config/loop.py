@@ -1,13 +1,10 @@
 """The sections on training, tuning and judging."""
 
-import dataclasses
-
 from drmad_jax.experiments.config.factories import Optimizer
-from drmad_jax.experiments.config.section import Count, PositiveInt
+from drmad_jax.experiments.config.section import Count, PositiveInt, Section
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InnerConfig:
+class InnerConfig(Section):
     """Section `[inner]`: one training run.
 
     Attributes:
@@ -21,8 +18,7 @@ class InnerConfig:
     optimizer: Optimizer
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OuterConfig:
+class OuterConfig(Section):
     """Section `[outer]`: the tuning of the hyperparameters.
 
     Attributes:
@@ -35,8 +31,7 @@ class OuterConfig:
     optimizer: Optimizer
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
+class JudgeConfig(Section):
     """Section `[judge]`: what tuning was worth, on seeds that it never saw.
 
     Attributes:

@@ -1,13 +1,16 @@
 """The kinds of section `[model]`."""
 
-import dataclasses
 from typing import Annotated, Literal
 
-from drmad_jax.experiments.config.section import PositiveInt, at_least, below
+from pydantic import Field
+
+from drmad_jax.experiments.config.section import PositiveInt, Section, a_list, one_of
+
+Integers = Annotated[tuple[PositiveInt, ...], a_list("an integer")]
+Activation = Literal["tanh", "relu", "gelu", "silu"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MLPConfig:
+class MLPConfig(Section):
     """Section `[model]`, a multi-layer perceptron.
 
     Attributes:
@@ -19,13 +22,12 @@ class MLPConfig:
     """
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = (50, 50, 50)
-    activation: Literal["tanh", "relu", "gelu", "silu"] = "tanh"
+    hidden: Integers = (50, 50, 50)
+    activation: Activation = "tanh"
     init_log_scale: float | Literal["lecun"] = -3.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvConfig:
+class ConvConfig(Section):
     """Section `[model]`, a small convolutional network.
 
     Attributes:
@@ -36,13 +38,12 @@ class ConvConfig:
     """
 
     kind: Literal["conv"] = "conv"
-    channels: tuple[PositiveInt, ...] = (8, 16)
+    channels: Integers = (8, 16)
     kernel_size: PositiveInt = 3
-    activation: Literal["tanh", "relu", "gelu", "silu"] = "silu"
+    activation: Activation = "silu"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DenseNetConfig:
+class DenseNetConfig(Section):
     """Section `[model]`, DenseNet without bottlenecks (Huang et al. 2017).
 
     Attributes:
@@ -59,11 +60,10 @@ class DenseNetConfig:
     growth: PositiveInt = 12
     stem_channels: PositiveInt = 16
     stem_stride: PositiveInt = 1
-    dropout: Annotated[float, at_least(0), below(1)] = 0.2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PyramidConfig:
+class PyramidConfig(Section):
     """Section `[model]`, a convolutional network that labels pixels, with several scales.
 
     Attributes:
@@ -74,4 +74,10 @@ class PyramidConfig:
 
     kind: Literal["pyramid"] = "pyramid"
     width: PositiveInt = 8
-    dilations: tuple[PositiveInt, ...] = (1, 2, 4)
+    dilations: Integers = (1, 2, 4)
+
+
+KINDS = {"mlp": MLPConfig, "conv": ConvConfig, "densenet": DenseNetConfig, "pyramid": PyramidConfig}
+ModelConfig = Annotated[
+    MLPConfig | ConvConfig | DenseNetConfig | PyramidConfig, one_of(lambda: KINDS, "mlp")
+]

@@ -1,70 +1,64 @@
-"""Tables of plain values into frozen dataclasses and back, checked against their annotations.
+"""Sections of a configuration: pydantic models, and what is said about a table that fits none.
 
-A field's annotation is its schema: `int`, `float`, `str`, `bool`, `Literal[...]`, `tuple[X, ...]`,
-unions of these, nested dataclasses, unions of dataclasses told apart by their `kind` (the first
-one where it is left out), and `Annotated[X, bound]` with a bound from `above`, `below` or
-`at_least`. A dataclass with the class method `from_table(table, path)` reads its own table, and
-with the method `to_table()` writes it.
+A field's annotation is its schema, without any conversion but that of integers to floats and of
+lists to tuples. What pydantic finds wrong is told in one sentence with the full dotted key.
 """
 
-import dataclasses
 import difflib
-import math
-import types
-import typing
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import pydantic
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from drmad_jax.experiments.errors import ConfigError
 
-T = TypeVar("T")
-Bound = Callable[[Any, str], None]
+S = TypeVar("S", bound="Section")
 
-_PLAIN = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false"}
-_KINDS = {int: "integer", float: "number", str: "string", list: "list"}
+PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+Count = Annotated[int, pydantic.Field(ge=0)]
 
-
-def above(limit: float) -> Bound:
-    """A bound for `Annotated`: the value must be greater than `limit`."""
-
-    def check(value: Any, path: str) -> None:
-        if not value > limit:
-            raise ConfigError(f"{path}: expected a value above {limit}, got {value!r}")
-
-    return check
-
-
-def at_least(limit: float) -> Bound:
-    """A bound for `Annotated`: the value must not be less than `limit`."""
-
-    def check(value: Any, path: str) -> None:
-        if not value >= limit:
-            raise ConfigError(f"{path}: expected at least {limit}, got {value!r}")
-
-    return check
+_EXPECTED = {
+    "int_type": "an integer", "float_type": "a finite number", "finite_number": "a finite number",
+    "string_type": "a string", "bool_type": "true or false", "model_type": "a table",
+    "literal_error": "{expected}",
+}  # fmt: skip
+_BOUNDS = {
+    "greater_than": "a value above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "a value below {lt:g}",
+}
+_TOML = {int: "integer", float: "number", str: "string", list: "list"}
 
 
-def below(limit: float) -> Bound:
-    """A bound for `Annotated`: the value must be less than `limit`."""
+class Section(pydantic.BaseModel):
+    """A table of a configuration, frozen; its annotations are its schema."""
 
-    def check(value: Any, path: str) -> None:
-        if not value < limit:
-            raise ConfigError(f"{path}: expected a value below {limit}, got {value!r}")
+    model_config = pydantic.ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
-    return check
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, table: Any) -> Any:
+        for key in table if isinstance(table, Mapping) else ():
+            if key not in cls.model_fields:
+                refuse(key, cls._unknown(), known=[*cls.model_fields])
+        return table
+
+    @classmethod
+    def _unknown(cls) -> str:
+        """What is said of a key that is no field."""
+        return "unknown key"
 
 
-PositiveInt = Annotated[int, above(0)]
-Count = Annotated[int, at_least(0)]
-
-
-def parse(cls: type[T], table: object, path: str = "") -> T:
-    """Reads a table into a dataclass.
+def parse(cls: type[S], table: Mapping[str, Any]) -> S:
+    """Reads a table of plain values, as the TOML reader returns it.
 
     Args:
-        cls: A dataclass, its annotations being the schema.
-        table: What the TOML reader returned, a mapping.
-        path: Dotted key of the table itself, empty at the top.
+        cls: The section.
+        table: Nested mappings.
 
     Returns:
         An instance of `cls`.
@@ -72,46 +66,76 @@ def parse(cls: type[T], table: object, path: str = "") -> T:
     Raises:
         ConfigError: On an unknown or missing key, a wrong type or an impossible value.
     """
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{path}: expected a table, got {describe(table)}")
-    if hasattr(cls, "from_table"):
-        return cls.from_table(table, path)  # pyright: ignore[reportAttributeAccessIssue]
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore
-    check_keys(table, fields, path)
-    required = [name for name, field in fields.items() if _is_required(field)]
-    check_missing(table, required, path)
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return cls(**{key: convert(table[key], hints[key], join(path, key)) for key in table})
+    try:
+        return cls.model_validate(table)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_explain(error, table)) from error
 
 
-def convert(value: object, hint: Any, path: str) -> Any:
-    """Checks one value against one annotation, and converts it where TOML has no such type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        result = convert(value, arguments[0], path)
-        for check in arguments[1:]:
-            check(result, path)
-        return result
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(value, arguments, path)
-    if origin is Literal:
-        return _convert_literal(value, arguments, path)
-    if origin is tuple:
+def one_of(kinds: Callable[[], Mapping[str, type[Section]]], default: str) -> Any:
+    """For `Annotated`: reads a table by the section of its `kind`.
+
+    Args:
+        kinds: Returns the sections by their kind.
+        default: The kind that is meant where the table names none.
+
+    Returns:
+        A validator.
+    """
+
+    def read(table: Any) -> Any:
+        if not isinstance(table, Mapping):
+            return table
+        sections, kind = kinds(), table.get("kind", default)
+        if not isinstance(kind, str) or kind not in sections:
+            words = [repr(each) for each in sorted(sections, key=lambda each: each != default)]
+            refuse("kind", "literal_error", kind, expected=", ".join(words))
+        return sections[kind].model_validate(table)
+
+    return pydantic.BeforeValidator(read)
+
+
+def a_list(item: str) -> Any:
+    """For `Annotated`: takes a list for a tuple.
+
+    Args:
+        item: What it holds, in words, such as "an integer".
+
+    Returns:
+        A validator.
+    """
+
+    def read(value: Any) -> Any:
         if not isinstance(value, list | tuple):
-            raise _wrong_type(value, hint, path)
-        return tuple(convert(x, arguments[0], f"{path}[{i}]") for i, x in enumerate(value))
-    if dataclasses.is_dataclass(hint):
-        return parse(typing.cast(type, hint), value, path)
-    return _convert_plain(value, hint, path)
+            raise PydanticCustomError("list", f"a list (of {item})")  # pyright: ignore
+        return tuple(value)
+
+    return pydantic.BeforeValidator(read)
+
+
+def refuse(key: str, fault: str, value: Any = None, **context: Any) -> NoReturn:
+    """Says from within a validator of a table what is wrong with one of its keys.
+
+    Args:
+        key: The key.
+        fault: A type of pydantic's errors, or a text of our own.
+        value: What came.
+        context: What the type wants to know; `known` for the words that the key may have meant.
+
+    Raises:
+        ValidationError: Always.
+    """
+    kind = PydanticCustomError("told", fault, context) if " " in fault else fault  # pyright: ignore
+    line = InitErrorDetails(type=kind, loc=(key,), input=value, ctx=context)
+    raise pydantic.ValidationError.from_exception_data("section", [line])
 
 
 def dump(value: Any) -> Any:
-    """The plain table of a dataclass, the inverse of `parse`; keys that are `None` are left out."""
+    """The plain table of a section, the inverse of `parse`; keys that are `None` are left out."""
     if hasattr(value, "to_table"):
         return value.to_table()
-    if dataclasses.is_dataclass(value):
-        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: dump(item) for name, item in items.items() if item is not None}
+    if isinstance(value, Section):
+        return {name: dump(item) for name, item in value if item is not None}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -120,23 +144,8 @@ def flatten(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
         is_table = isinstance(value, Mapping)
-        flat |= flatten(value, join(path, key)) if is_table else {join(path, key): value}
+        flat |= flatten(value, _join(path, key)) if is_table else {_join(path, key): value}
     return flat
-
-
-def check_keys(table: Iterable[str], known: Iterable[str], path: str) -> None:
-    """Raises a `ConfigError` on the first key that is not known, with the nearest known one."""
-    known = list(known)
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"{join(path, key)}: unknown key; {suggest(key, known, path)}")
-
-
-def check_missing(table: Mapping[str, Any], required: Iterable[str], path: str) -> None:
-    """Raises a `ConfigError` naming every required key that is not there."""
-    missing = [join(path, key) for key in required if key not in table]
-    if missing:
-        raise ConfigError(f"{missing[0]}: missing; set {', '.join(missing)}")
 
 
 def suggest(word: str, known: Iterable[str], path: str = "") -> str:
@@ -144,13 +153,8 @@ def suggest(word: str, known: Iterable[str], path: str = "") -> str:
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1)
     if near:
-        return f"did you mean {join(path, near[0])}?"
+        return f"did you mean {_join(path, near[0])}?"
     return f"expected one of {', '.join(known)}" if known else "expected no keys here"
-
-
-def join(path: str, key: str) -> str:
-    """The full dotted key of `key` in the table at `path`."""
-    return f"{path}.{key}" if path else key
 
 
 def describe(value: object) -> str:
@@ -159,69 +163,58 @@ def describe(value: object) -> str:
         return f"a table with the keys {', '.join(value)}" if value else "an empty table"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"the {_KINDS.get(type(value), type(value).__name__)} {value!r}"
+    return f"the {_TOML.get(type(value), type(value).__name__)} {value!r}"
 
 
-def expected(hint: Any) -> str:
-    """An annotation in words, for error messages."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return expected(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(expected(member) for member in arguments)
-    if origin is Literal:
-        return ", ".join(map(repr, arguments))
-    if origin is tuple:
-        return f"a list (of {expected(arguments[0])})"
-    return _PLAIN.get(hint, "a table")
+def _explain(error: pydantic.ValidationError, table: Mapping[str, Any]) -> str:
+    """The first fault in words: unknown keys, then missing ones, then wrong values."""
+    faults = [(_path(fault, table), fault) for fault in error.errors()]
+    unknown = [(path, fault) for path, fault in faults if "known" in fault.get("ctx", {})]
+    if unknown:
+        path, fault = unknown[0]
+        parent, _, key = path.rpartition(".")
+        return f"{path}: {fault['msg']}; {suggest(key, fault['ctx']['known'], parent)}"  # pyright: ignore
+    missing = [path for path, fault in faults if fault["type"] == "missing"]
+    if missing:
+        return f"{missing[0]}: missing; set {', '.join(missing)}"
+    first = faults[0][0]
+    # Of a list within a union the faulty item says most.
+    path = max((p for p, _ in faults if p == first or p.startswith(f"{first}[")), key=len)
+    return _of_value(path, [fault for p, fault in faults if p == path])
 
 
-def _convert_union(value: object, members: tuple[Any, ...], path: str) -> Any:
-    if all(dataclasses.is_dataclass(member) for member in members):
-        return parse(_member_of_kind(value, members, path), value, path)
-    for member in members:
-        try:
-            return convert(value, member, path)
-        except ConfigError:
-            continue
-    raise _wrong_type(value, typing.Union[members], path)  # noqa: UP007
-
-
-def _member_of_kind(value: object, members: tuple[Any, ...], path: str) -> type:
-    """The dataclass whose literal `kind` the table names, the first one if it names none."""
-    kinds = {typing.get_args(typing.get_type_hints(m)["kind"])[0]: m for m in members}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path}: expected a table, got {describe(value)}")
-    kind = value.get("kind", next(iter(kinds)))
-    return kinds[_convert_literal(kind, tuple(kinds), join(path, "kind"))]
-
-
-def _convert_literal(value: object, options: tuple[Any, ...], path: str) -> Any:
-    if value in options:
-        return value
-    words = [option for option in options if isinstance(option, str)]
-    near = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
+def _of_value(path: str, faults: list[Any]) -> str:
+    """What was expected of one value: all that the members of a union would have taken."""
+    fault, context = faults[0], faults[0].get("ctx", {})
+    if fault["type"] in ("told", "value_error"):
+        text = str(context.get("error", fault["msg"]))
+        return f"{path}: {text}" if path else text
+    if fault["type"] in _BOUNDS:
+        return (
+            f"{path}: expected {_BOUNDS[fault['type']].format(**context)}, got {fault['input']!r}"
+        )
+    words = [
+        _EXPECTED.get(f["type"], "{msg}").format(msg=f["msg"], **f.get("ctx", {})) for f in faults
+    ]
+    options = [option for word in words for option in re.findall(r"'([^']*)'", word)]
+    one_of = "one of " if len(words) == 1 < len(options) else ""
+    near = difflib.get_close_matches(str(fault["input"]), options, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{path}: expected {_listed(options)}, got {describe(value)}{hint}")
+    wanted = " or ".join(dict.fromkeys(words))
+    return f"{path}: expected {one_of}{wanted}, got {describe(fault['input'])}{hint}"
 
 
-def _convert_plain(value: object, hint: Any, path: str) -> Any:
-    if hint is float and type(value) is int:
-        return float(value)
-    # bool is a subclass of int, so isinstance would let `true` pass as a count.
-    is_number = isinstance(value, float) and math.isfinite(value)
-    if type(value) is not hint or (hint is float and not is_number):
-        raise _wrong_type(value, hint, path)
-    return value
+def _path(fault: Any, table: Mapping[str, Any]) -> str:
+    """A fault's dotted key, without the members of unions that pydantic adds."""
+    path: str = ""
+    here: Any = table
+    for part in fault["loc"]:
+        if isinstance(here, Mapping) and (part in here or fault["type"] == "missing"):
+            path, here = _join(path, part), here.get(part)
+        elif isinstance(here, list | tuple) and isinstance(part, int):
+            path, here = f"{path}[{part}]", here[part]
+    return path
 
 
-def _wrong_type(value: object, hint: Any, path: str) -> ConfigError:
-    return ConfigError(f"{path}: expected {expected(hint)}, got {describe(value)}")
-
-
-def _listed(options: tuple[Any, ...]) -> str:
-    return ("one of " if len(options) > 1 else "") + ", ".join(map(repr, options))
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

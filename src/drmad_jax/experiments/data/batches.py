@@ -1,4 +1,4 @@
-"""Training on all examples at every step."""
+"""Batches that a training run takes: minibatches, or all examples at every step."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,40 +1,16 @@
-"""Figures of a comparison of methods, drawn from its `compare.json` and from nothing else."""
+"""Figures of a comparison of methods, drawn from the record of it and from nothing else."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from drmad_jax.experiments.figures.plots import COLUMN_WIDTH, STYLE, save
-from drmad_jax.experiments.runs.compare import JSON
+from drmad_jax.experiments.figures.style import COLORS, COLUMN_WIDTH, MARKERS, new_figure
 
-# Okabe and Ito's palette without its yellow, too light on white; black is the exact method.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
-MARKERS = "osD^vP*X"
 _LABEL_SIZE = 7
-
-
-def draw(folder: Path) -> list[Path]:
-    """Draws every figure of a comparison into its folder.
-
-    Args:
-        folder: A folder with a `compare.json`.
-
-    Returns:
-        The PNG files written.
-    """
-    record = json.loads((folder / JSON).read_text(encoding="utf-8"))
-    with matplotlib.rc_context(STYLE):
-        figures = {"cosines": cosines(record)}
-        if any(report["cotangent_norms"] for report in record["reports"]):
-            figures["cotangents"] = cotangents(record)
-        return [save(figure, folder, name) for name, figure in figures.items()]
 
 
 def cosines(record: Mapping[str, Any]) -> Figure:
@@ -46,7 +22,7 @@ def cosines(record: Mapping[str, Any]) -> Figure:
     Returns:
         A figure with two panels that share their vertical axis.
     """
-    figure = Figure(figsize=(2 * COLUMN_WIDTH, 3.0), layout="constrained")
+    figure = new_figure(3.0, width=2 * COLUMN_WIDTH)
     panels = figure.subplots(1, 2, sharey=True)
     shown = [r for r in record["reports"] if r["other_seeds"]["value"] is not None]
     y = np.array([r["other_seeds"]["value"] for r in shown])
@@ -84,7 +60,7 @@ def cotangents(record: Mapping[str, Any]) -> Figure:
     Returns:
         A figure.
     """
-    figure = Figure(figsize=(1.5 * COLUMN_WIDTH, 2.7), layout="constrained")
+    figure = new_figure(2.7, width=1.5 * COLUMN_WIDTH)
     axes = figure.subplots()
     axes.set_yscale("log")
     ends, drawn = {}, []

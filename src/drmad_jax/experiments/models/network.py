@@ -9,12 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax.experiments.config.sections import (
-    ConvConfig,
-    DenseNetConfig,
-    ImagesConfig,
-    MLPConfig,
-)
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.models import ConvConfig, DenseNetConfig, MLPConfig
 from drmad_jax.experiments.data.datasets import DATASETS
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models.densenet import NUM_BLOCKS, DenseNet
@@ -107,19 +103,6 @@ def kernels_of(params: PyTree) -> dict[str, Array]:
     return {name: layer["kernel"] for name, layer in params.items() if "kernel" in layer}
 
 
-def perceptron(model: MLPConfig, data: ImagesConfig) -> MLP:
-    """The network of a section `[model]` of its kind, with an output for each class.
-
-    Args:
-        model: The section.
-        data: The section that names the data set.
-
-    Returns:
-        A flax module.
-    """
-    return MLP((*model.hidden, DATASETS[data.dataset].num_classes), model.activation)
-
-
 def classifier(model: MLPConfig | ConvConfig | DenseNetConfig, data: ImagesConfig) -> Network:
     """The network of section `[model]`, with an output for each class.
 
@@ -135,7 +118,8 @@ def classifier(model: MLPConfig | ConvConfig | DenseNetConfig, data: ImagesConfi
     """
     num_classes = DATASETS[data.dataset].num_classes
     if isinstance(model, MLPConfig):
-        return Network(perceptron(model, data), model.init_log_scale)
+        module = MLP((*model.hidden, num_classes), model.activation)
+        return Network(module, model.init_log_scale)
     if isinstance(model, ConvConfig):
         return Network(ConvNet(model.channels, model.kernel_size, num_classes, model.activation))
     # Beside the blocks there are the stem, two transitions and the head.

@@ -1,6 +1,5 @@
 """Figures that show all runs of an experiment together."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +7,20 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from drmad_jax.experiments.figures.comparison import COLORS
-from drmad_jax.experiments.figures.plots import COLUMN_WIDTH, GREY, STYLE
+from drmad_jax.experiments.figures.style import (
+    COLORS,
+    COLUMN_WIDTH,
+    GREY,
+    MARKERS,
+    STYLE,
+    new_figure,
+)
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.report.runs import Run, headlines
 
-DPI = 200
 _DASHES = ("-", "--", "-.", ":")
-_MARKERS = "osD^vP*X"
 
 
 def courses(runs: Sequence[Run]) -> Figure:
@@ -36,8 +38,7 @@ def courses(runs: Sequence[Run]) -> Figure:
     with matplotlib.rc_context(STYLE):
         names = [name for name in headlines(runs) if _all_have(runs, name)]
         rows = math.ceil(len(runs) / 4)
-        size = (2 * COLUMN_WIDTH, 2.4 + 0.16 * rows)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(2.4 + 0.16 * rows, width=2 * COLUMN_WIDTH)
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             label, factor, _ = metric(name)
@@ -66,8 +67,7 @@ def judged(runs: Sequence[Run]) -> Figure | None:
     if not names:
         return None
     with matplotlib.rc_context(STYLE):
-        size = (2 * COLUMN_WIDTH, 0.9 + 0.24 * len(shown))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(0.9 + 0.24 * len(shown), width=2 * COLUMN_WIDTH)
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axes, name in zip(panels, names, strict=True):
             label, factor, _ = metric(name)
@@ -85,20 +85,6 @@ def judged(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as the contents of a PNG file.
-
-    Args:
-        figure: The figure.
-
-    Returns:
-        Bytes.
-    """
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, dpi=DPI)
-    return buffer.getvalue()
-
-
 def look(number: int) -> tuple[str, str, str]:
     """Colour, dashes and marker of a run, of which no two runs among 28 share all.
 
@@ -109,7 +95,7 @@ def look(number: int) -> tuple[str, str, str]:
         What matplotlib calls `color`, `linestyle` and `marker`.
     """
     color = "black" if number == 0 else COLORS[(number - 1) % len(COLORS)]
-    return color, _DASHES[number % len(_DASHES)], _MARKERS[number % len(_MARKERS)]
+    return color, _DASHES[number % len(_DASHES)], MARKERS[number % len(MARKERS)]
 
 
 def _draw_course(axes: Axes, run: Run, number: int, name: str, factor: float) -> None:

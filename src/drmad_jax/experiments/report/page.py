@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from drmad_jax.experiments import config as configs
+from drmad_jax.experiments.figures.style import DPI, png
 from drmad_jax.experiments.report import figures, judged_tables, run_tables
 from drmad_jax.experiments.report.runs import Run
 from drmad_jax.experiments.report.tables import Table
@@ -70,7 +71,7 @@ def _experiment(anchor: str, name: str, runs: Sequence[Run]) -> str:
         f'<section id="{anchor}">\n<h2>{html.escape(name)}</h2>\n{_facts(runs[0])}'
         + "".join(_table(table) for table in tables if table is not None)
         + "<h3>All variants</h3>\n"
-        + "".join(_image(figures.png(f), text) for text, f in together.items() if f is not None)
+        + "".join(_image(png(f), text) for text, f in together.items() if f is not None)
         + "<h3>Each variant</h3>\n"
         + "".join(_own_figures(run) for run in runs)
         + _configurations(runs)
@@ -105,7 +106,7 @@ def _own_figures(run: Run) -> str:
 
 def _image(data: bytes, caption: str) -> str:
     (pixels,) = struct.unpack(">I", data[16:20])
-    width = round(96 * pixels / figures.DPI)
+    width = round(96 * pixels / DPI)
     encoded, text = base64.b64encode(data).decode(), html.escape(caption)
     return (
         f'<figure><img src="data:image/png;base64,{encoded}" width="{width}" alt="{text}">'

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.config.sections import OnlineConfig
 from drmad_jax.experiments.config.variants import BASE
 from drmad_jax.experiments.errors import ExperimentError, RunFolderError
-from drmad_jax.experiments.runs import compare, run_folder
+from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.summary import COMPLETE
 
 
@@ -57,7 +56,7 @@ class Run:
         """The method as it would be written in Python."""
         if self.config.outer.num_steps > 0:
             return str(self.config.method)
-        return "within training" if isinstance(self.config.task, OnlineConfig) else "no tuning"
+        return "within training" if self.config.task.kind == "online" else "no tuning"
 
     @property
     def num_steps_done(self) -> int:
@@ -113,7 +112,7 @@ def headlines(runs: Iterable[Run]) -> list[str]:
 
 
 def _is_run(config: Path) -> bool:
-    return not (config.parent / compare.JSON).exists()
+    return not (config.parent / run_folder.COMPARISON).exists()
 
 
 def _read(folder: Path) -> Run:

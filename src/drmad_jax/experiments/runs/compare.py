@@ -9,15 +9,16 @@ import jax
 from tqdm import tqdm
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import section as schema
 from drmad_jax.experiments.config import Config, to_toml
+from drmad_jax.experiments.config.section import suggest
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.files import write_text
+from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.outer_step import outer_key
 from drmad_jax.experiments.runs.summary import device, versions
 from drmad_jax.experiments.tasks import make_task
 
-CONFIG, JSON, MARKDOWN = "config.toml", "compare.json", "compare.md"
+MARKDOWN = "compare.md"
 REFERENCE = "checkpointed"
 
 
@@ -99,7 +100,7 @@ def compare(
     except ValueError as error:
         raise ConfigError(f"this comparison cannot be run: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, to_toml(config))
+    write_text(folder / run_folder.CONFIG, to_toml(config))
     write_text(folder / MARKDOWN, comparison.to_markdown())
     record = {
         "name": config.name,
@@ -107,7 +108,7 @@ def compare(
         "device": device(),
         **json.loads(comparison.to_json()),
     }
-    write_text(folder / JSON, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(folder / run_folder.COMPARISON, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return comparison
 
 
@@ -115,7 +116,7 @@ def _chosen(config: Config, names: Iterable[str]) -> dict[str, dj.Method]:
     methods = standard_methods(config)
     for name in names:
         if name not in methods:
-            raise ConfigError(f"--methods: unknown name {name!r}; {schema.suggest(name, methods)}")
+            raise ConfigError(f"--methods: unknown name {name!r}; {suggest(name, methods)}")
     return {name: methods[name] for name in dict.fromkeys([*names, REFERENCE])}
 
 

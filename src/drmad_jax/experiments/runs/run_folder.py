@@ -21,6 +21,8 @@ JUDGE = "judge.jsonl"
 SUMMARY = "summary.json"
 HPARAMS = "hparams.npz"
 FIGURES = "figures"
+# What makes a folder that of a comparison.
+COMPARISON = "compare.json"
 
 
 def check(folder: Path, config: Config, *, resume: bool) -> None:

@@ -1,6 +1,8 @@
-"""What tasks on labelled images share: data, validation set, loss and judging."""
+"""What tasks on labelled images share: data, validation set, network, loss and judging."""
 
-from typing import Any, TypeVar
+import dataclasses
+import functools
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,28 +11,71 @@ from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.config.sections import ImagesConfig
-from drmad_jax.experiments.data.datasets import Images, ImageSplits, load_splits
-from drmad_jax.experiments.models.network import Network
-from drmad_jax.experiments.tasks.base import Inputs
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.data.datasets import (
+    DATASETS,
+    DatasetSpec,
+    Images,
+    load_splits,
+)
+from drmad_jax.experiments.models.network import Network, classifier
+from drmad_jax.experiments.tasks.base import Inputs, M, S, Task
 
-T = TypeVar("T")
-
-
-def load(data: ImagesConfig) -> ImageSplits:
-    """The examples to draw from, and the test examples, on the device.
-
-    Args:
-        data: The section that names them.
-
-    Returns:
-        Both splits.
-    """
-    splits = load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
-    return jax.device_put(splits)
+E = TypeVar("E")
 
 
-def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:
+@dataclasses.dataclass(frozen=True)
+class ImageTask(Task[S, ImagesConfig, M], Generic[S, M]):
+    """Trains a classifier of labelled images; a task replaces what it does in another way."""
+
+    @functools.cached_property
+    def network(self) -> Network:
+        """The network of section `[model]`."""
+        return classifier(self.model, self.data)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        """What is known of the data set."""
+        return DATASETS[self.data.dataset]
+
+    def load_data(self) -> Any:
+        """The examples to draw from, and the test examples, on the device."""
+        data = self.data
+        return jax.device_put(
+            load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
+        )
+
+    def sample(self, key: Array, data: Any) -> Inputs:
+        """A new split into training and validation set, new weights, new minibatches."""
+        return fresh_inputs(key, data.train, self.network, self.config)
+
+    def outputs(
+        self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
+    ) -> Float[Array, "n classes"]:
+        """The logits of a batch, of a network in use."""
+        del hparams
+        return self.network(params, batch.images, model_state=model_state)
+
+    def outer_loss(
+        self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
+    ) -> Float[Array, ""]:
+        """Mean cross entropy of a batch."""
+        logits = self.outputs(params, hparams, batch, model_state=model_state)
+        return cross_entropy(logits, hparams, batch)
+
+    def evaluate(
+        self, state: dj.TrainState, hparams: PyTree, data: Any
+    ) -> dict[str, Float[Array, ""]]:
+        """Mean cross entropy and share of wrong answers on the test examples."""
+        logits = self.outputs(state.params, hparams, data.test, model_state=state.model_state)
+        wrong = jnp.argmax(logits, axis=-1) != data.test.labels
+        return {
+            "test_loss": cross_entropy(logits, None, data.test),
+            "test_error": jnp.mean(wrong, dtype=jnp.float32),
+        }
+
+
+def hold_out(key: Array, examples: E, num_valid: int) -> tuple[E, E]:
     """Draws a validation set.
 
     Args:
@@ -80,20 +125,3 @@ def cross_entropy(
     """
     del hparams
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
-
-
-def scores(logits: Float[Array, "n classes"], test: Images) -> dict[str, Float[Array, ""]]:
-    """Mean cross entropy and share of wrong answers.
-
-    Args:
-        logits: The model's outputs on the test examples.
-        test: The test examples.
-
-    Returns:
-        `test_loss` and `test_error`.
-    """
-    wrong = jnp.argmax(logits, axis=-1) != test.labels
-    return {
-        "test_loss": cross_entropy(logits, None, test),
-        "test_error": jnp.mean(wrong, dtype=jnp.float32),
-    }

@@ -1,30 +1,52 @@
 """Learning how much alphabets share of their networks' weights (Maclaurin et al. 2015)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
+from matplotlib.figure import Figure
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.config.sections import AlphabetsConfig, MLPConfig, SharingConfig
+from drmad_jax.experiments.config.data import AlphabetsConfig
+from drmad_jax.experiments.config.models import MLPConfig
+from drmad_jax.experiments.config.section import a_list
+from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.data.batches import inner_batches
 from drmad_jax.experiments.data.omniglot import ALPHABETS, Drawings, load_alphabets
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models.feedforward import MLP, init_params
-from drmad_jax.experiments.tasks.base import Inputs, Task, section
+from drmad_jax.experiments.figures.style import COLOR_MAP, bare, new_figure
+from drmad_jax.experiments.models.feedforward import MLP
+from drmad_jax.experiments.models.network import Network
+from drmad_jax.experiments.tasks.base import Inputs, Task, task
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+# Characters of each alphabet in the figure of them.
+_NUM_SHOWN = 12
 
 # Drawings of every character of every alphabet; characters that an alphabet has not are blank.
 Batch = Float[Array, "drawings alphabets characters pixels"]
+
+
+class SharingConfig(TaskConfig):
+    """Section `[task]`: learn how much alphabets share of their networks' weights.
+
+    Attributes:
+        kind: "sharing".
+        initial_sharing: Where the sharing starts, 0 for networks on their own, 1 for one network:
+            a number for all layers, or one for each; published: 0.5.
+        log_l2: Natural log of the penalty on the weights before they are mixed; published: -4.
+    """
+
+    headline: ClassVar[str] = "test_loss"
+
+    kind: Literal["sharing"] = "sharing"
+    initial_sharing: float | Annotated[tuple[float, ...], a_list("a finite number")] = 0.5
+    log_l2: float = -4.0
 
 
 class AlphabetSplits(NamedTuple):
@@ -34,8 +56,9 @@ class AlphabetSplits(NamedTuple):
     test: Batch
 
 
+@task(SharingConfig, data=AlphabetsConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
-class SharingTask(Task):
+class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
     """Trains a network for each alphabet, with weights that are learned mixtures of each other's.
 
     Training moves z; in layer l the network of alphabet a has the weights and biases
@@ -45,23 +68,14 @@ class SharingTask(Task):
     under independent z are those of S Sᵀ.
     """
 
-    config: Config
-    task: SharingConfig
-    data: AlphabetsConfig
-    model: MLPConfig
-
-    @classmethod
-    def of(cls, config: Config) -> SharingTask:
-        """The task of a configuration with alphabets and a perceptron."""
-        task = section(config.task, SharingConfig, "task", config)
-        model = section(config.model, MLPConfig, "model", config)
-        num_layers = len(model.hidden) + 1
-        if isinstance(task.initial_sharing, tuple) and len(task.initial_sharing) != num_layers:
+    def check(self) -> None:
+        """There is one sharing, or one for each layer."""
+        given, num_layers = self.task.initial_sharing, len(self._layers)
+        if isinstance(given, tuple) and len(given) != num_layers:
             raise ConfigError(
                 f"task.initial_sharing: expected one number, or one for each of the {num_layers} "
-                f"layers (model.hidden and the output), got {list(task.initial_sharing)}"
+                f"layers (model.hidden and the output), got {list(given)}"
             )
-        return cls(config, task, section(config.data, AlphabetsConfig, "data", config), model)
 
     @property
     def problem(self) -> dj.Problem:
@@ -95,10 +109,7 @@ class SharingTask(Task):
         order = jnp.argsort(draws, axis=0)[..., None]
         shuffled = jnp.take_along_axis(data.train, order, axis=0)
         train, valid = jnp.split(shuffled, [self.data.num_train])
-
-        def init(key):
-            return init_params(self._network, key, train[0, 0], self.model.init_log_scale)
-
+        init = lambda key: self._network.init(key, train[0, 0])[0]
         params = jax.vmap(init)(jax.random.split(params_key, len(self._names)))
         batches = inner_batches(train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
@@ -124,13 +135,11 @@ class SharingTask(Task):
 
     def figures(self, hparams: PyTree, data: AlphabetSplits) -> dict[str, Figure]:
         """The correlations of each layer's weights, and some characters of each alphabet."""
-        from drmad_jax.experiments.figures import sharing_plots
-
         size = self.data.image_size
         images = np.asarray(data.train[0]).reshape(*data.train.shape[1:3], size, size)
         return {
-            "sharing": sharing_plots.correlations(hparams, self._names),
-            "alphabets": sharing_plots.characters(images, self._names),
+            "sharing": _correlations(hparams, self._names),
+            "alphabets": _characters(images, self._names),
         }
 
     @property
@@ -145,8 +154,9 @@ class SharingTask(Task):
         return np.arange(max(sizes)) < np.array(sizes)[:, None]
 
     @property
-    def _network(self) -> MLP:
-        return MLP((*self.model.hidden, self._present.shape[1]), self.model.activation)
+    def _network(self) -> Network:
+        module = MLP((*self.model.hidden, self._present.shape[1]), self.model.activation)
+        return Network(module, self.model.init_log_scale)
 
     @property
     def _layers(self) -> list[str]:
@@ -166,8 +176,7 @@ class SharingTask(Task):
 
         def classify(weights, images):
             flat = images.reshape(-1, images.shape[-1])
-            logits = cast(Array, self._network.apply({"params": weights}, flat))
-            return logits.reshape(*images.shape[:-1], -1)
+            return self._network(weights, flat).reshape(*images.shape[:-1], -1)
 
         return jax.vmap(classify, in_axes=(0, 1), out_axes=1)(weights, batch)
 
@@ -224,3 +233,55 @@ def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets c
 
     by_alphabet = np.stack([padded(alphabet.images) for alphabet in alphabets])
     return np.moveaxis(by_alphabet, 2, 0)
+
+
+def _correlations(matrices: Mapping[str, Float[np.ndarray, "a a"]], names: Sequence[str]) -> Figure:
+    """How alike the weights of each two networks are, before training on data, layer by layer."""
+    shown = {layer: _correlation(matrix) for layer, matrix in matrices.items()}
+    figure = new_figure(1.75)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    lowest = min(0.0, *(values.min() for values in shown.values()))
+    for axes, (layer, values) in zip(panels, shown.items(), strict=True):
+        axes.imshow(values, cmap=COLOR_MAP, vmin=lowest, vmax=1, interpolation="nearest")
+        axes.set_title(layer, fontsize=8)
+        bare(axes)
+    panels[0].set_yticks(range(len(names)), [_short(name) for name in names], fontsize=5)
+    panels[0].tick_params(left=False, pad=1)
+    figure.colorbar(
+        panels[0].images[0],
+        ax=panels,
+        label="correlation",
+        orientation="horizontal",
+        aspect=30,
+        pad=0.03,
+    )
+    return figure
+
+
+def _characters(
+    images: Float[np.ndarray, "alphabets characters h w"], names: Sequence[str]
+) -> Figure:
+    """The first characters of each alphabet, one row each."""
+    rows = np.concatenate(list(images[:, :_NUM_SHOWN].transpose(0, 2, 1, 3)))
+    size = images.shape[-1]
+    picture = rows.reshape(len(rows), -1)
+    figure = new_figure(0.22 * len(names) + 0.1)
+    axes = figure.subplots()
+    axes.imshow(picture, cmap="Greys", interpolation="nearest", aspect="equal")
+    axes.set_xticks([])
+    centres = (np.arange(len(names)) + 0.5) * size - 0.5
+    axes.set_yticks(centres, [_short(name) for name in names], fontsize=6)
+    axes.tick_params(left=False, pad=1)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _correlation(matrix: Float[np.ndarray, "a a"]) -> Float[np.ndarray, "a a"]:
+    covariance = matrix @ matrix.T
+    deviations = np.sqrt(np.diag(covariance))
+    return covariance / np.outer(deviations, deviations)
+
+
+def _short(name: str) -> str:
+    """A name without what stands in parentheses, and with spaces."""
+    return re.sub(r"_\(.*\)", "", name).replace("_", " ")
