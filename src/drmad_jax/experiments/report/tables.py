@@ -1,6 +1,5 @@
-"""Tables of short texts, written as HTML, Markdown and LaTeX."""
+"""Tables of short texts, for `page.html`, and written as Markdown and LaTeX."""
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -46,18 +45,6 @@ class Table(NamedTuple):
     num_texts: int = 1
     notes: Sequence[str] = ()
 
-    def to_html(self) -> str:
-        """An HTML table with its caption; what is best is bold."""
-        head = "".join(
-            f'<th scope="col" class="{self._kind(number)}">{html.escape(text)}</th>'
-            for number, text in enumerate(self.header)
-        )
-        rows = "".join(f"<tr>{self._html_row(row)}</tr>\n" for row in self._marked())
-        return (
-            f"<table>\n<caption>{html.escape(self.title)}</caption>\n"
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
-        )
-
     def to_markdown(self) -> str:
         """A table in GitHub's Markdown."""
         right = len(self.header) - self.num_texts
@@ -65,7 +52,7 @@ class Table(NamedTuple):
             _markdown_row(map(_escape_markdown, self.header)),
             _markdown_row(["---"] * self.num_texts + ["---:"] * right),
         ]
-        for row in self._marked():
+        for row in self.marked():
             texts = [(_escape_markdown(text), best) for text, best in row]
             lines.append(_markdown_row(f"**{text}**" if best else text for text, best in texts))
         return "\n".join(lines) + "\n"
@@ -75,12 +62,12 @@ class Table(NamedTuple):
         columns = "l" * self.num_texts + "r" * (len(self.header) - self.num_texts)
         lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
         lines += [_latex_row(map(_escape_latex, self.header)), "\\midrule"]
-        for row in self._marked():
+        for row in self.marked():
             texts = [(_escape_latex(text), best) for text, best in row]
             lines.append(_latex_row(f"\\textbf{{{t}}}" if best else t for t, best in texts))
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
-    def _marked(self) -> list[list[tuple[str, bool]]]:
+    def marked(self) -> list[list[tuple[str, bool]]]:
         """Texts, and whether they are the best of their column; where all are equal none is."""
         best = []
         for column in zip(*self.rows, strict=True):
@@ -90,21 +77,6 @@ class Table(NamedTuple):
             [(c.text, c.score is not None and c.score == b) for c, b in zip(row, best, strict=True)]
             for row in self.rows
         ]
-
-    def _html_row(self, row: Sequence[tuple[str, bool]]) -> str:
-        cells = []
-        for number, (text, best) in enumerate(row):
-            escaped = html.escape(text)
-            if number == 0:
-                cells.append(f'<th scope="row" class="text">{escaped}</th>')
-                continue
-            escaped = escaped.replace("(", "(<wbr>")  # where a long call may be broken
-            marked = f"<b>{escaped}</b>" if best else escaped
-            cells.append(f'<td class="{self._kind(number)}">{marked}</td>')
-        return "".join(cells)
-
-    def _kind(self, number: int) -> str:
-        return "text" if number < self.num_texts else "number"
 
 
 def number(value: float) -> str:

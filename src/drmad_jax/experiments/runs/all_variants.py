@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.config.variants import BASE
 from drmad_jax.experiments.errors import RunFolderError, RunStopped
+from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.loop import run
 from drmad_jax.experiments.runs.summary import COMPLETE
-from drmad_jax.experiments.config.variants import BASE
 
 
 class Outcome(NamedTuple):

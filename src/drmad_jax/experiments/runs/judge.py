@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
-from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.intervals import interval, paired
 from drmad_jax.experiments.runs.outer_step import Metrics, to_host
 from drmad_jax.experiments.runs.trial import fresh_key

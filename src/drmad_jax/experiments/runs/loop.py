@@ -11,12 +11,12 @@ import jax
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
-from drmad_jax.experiments.runs import run_folder
-from drmad_jax.experiments.runs.checkpoints import Checkpoints
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, RunStopped
-from drmad_jax.experiments.runs.judge import judge
 from drmad_jax.experiments.metrics import REVERSE
+from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.checkpoints import Checkpoints
+from drmad_jax.experiments.runs.judge import judge
 from drmad_jax.experiments.runs.outer_step import (
     Carry,
     Metrics,
@@ -26,8 +26,8 @@ from drmad_jax.experiments.runs.outer_step import (
     to_host,
 )
 from drmad_jax.experiments.runs.summary import COMPLETE, summarise
-from drmad_jax.experiments.tasks import make_task
 from drmad_jax.experiments.runs.trial import make_trial
+from drmad_jax.experiments.tasks import make_task
 
 
 def run(
