@@ -10,8 +10,8 @@ from scipy.optimize import brentq
 import drmad_jax as dj
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.runs.judge import fresh_key, make_trial
 from drmad_jax.experiments.runs.outer_step import init_carry, make_outer_step, outer_key
-from drmad_jax.experiments.runs.trial import fresh_key, make_trial
 from drmad_jax.experiments.tasks import make_task
 from drmad_jax.experiments.tasks.hyper_cleaning import retrieval
 from drmad_jax.experiments.tasks.projections import capped_simplex

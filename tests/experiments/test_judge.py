@@ -10,10 +10,9 @@ from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import RunStopped
 from drmad_jax.experiments.runs.draw import draw
 from drmad_jax.experiments.runs.intervals import interval, paired
-from drmad_jax.experiments.runs.judge import summarise
+from drmad_jax.experiments.runs.judge import fresh_key, make_trial, summarise
 from drmad_jax.experiments.runs.loop import run
 from drmad_jax.experiments.runs.outer_step import outer_key
-from drmad_jax.experiments.runs.trial import fresh_key, make_trial
 from drmad_jax.experiments.tasks import make_task
 
 NUM_SEEDS = 3

@@ -60,11 +60,7 @@ class ConvNet(nn.Module):
         for index, width in enumerate(self.channels):
             size = (self.kernel_size, self.kernel_size)
             layer = nn.Conv(
-                width,
-                size,
-                strides=(2, 2),
-                name=f"conv_{index}",
-                conv_general_dilated=convolve,
+                width, size, strides=(2, 2), name=f"conv_{index}", conv_general_dilated=convolve
             )
             outputs = _ACTIVATIONS[self.activation](layer(outputs))
         return nn.Dense(self.num_classes, name="dense")(outputs.reshape(len(outputs), -1))

@@ -118,7 +118,7 @@ def _is_run(config: Path) -> bool:
 def _read(folder: Path) -> Run:
     try:
         config = run_folder.read_config(folder)
-        metrics = run_folder.read_metrics(folder)
+        metrics = run_folder.read(folder, run_folder.METRICS)
         summary = run_folder.read_summary(folder) or {}
     except (ExperimentError, ValueError) as error:
         raise RunFolderError(f"{folder} cannot be read: {error}") from error

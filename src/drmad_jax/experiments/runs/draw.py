@@ -15,7 +15,7 @@ from drmad_jax.experiments.figures import comparison
 from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, new_figure, save
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.runs import run_folder
-from drmad_jax.experiments.runs.checkpoints import FOLDER, Checkpoints
+from drmad_jax.experiments.runs.checkpoints import FOLDER, checkpoints_of, restore
 from drmad_jax.experiments.runs.outer_step import init_carry
 from drmad_jax.experiments.tasks import make_task
 
@@ -41,12 +41,12 @@ def draw(folder: Path) -> list[Path]:
 
 def _of_run(folder: Path) -> dict[str, Figure]:
     config = run_folder.read_config(folder)
-    metrics = run_folder.read_metrics(folder)
+    metrics = run_folder.read(folder, run_folder.METRICS)
     if not metrics or not (folder / FOLDER).is_dir():
         raise RunFolderError(f"{folder} has no finished outer step to draw")
     task = make_task(config)
-    with Checkpoints(folder) as checkpoints:
-        restored = checkpoints.restore(init_carry(config, task))
+    with checkpoints_of(folder) as checkpoints:
+        restored = restore(checkpoints, like=init_carry(config, task))
     figures = {"curves": curves(metrics, config.task.headline)} if config.outer.num_steps else {}
     if restored is not None:
         figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams), task.load_data())

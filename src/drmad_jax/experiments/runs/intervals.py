@@ -1,11 +1,10 @@
 """Means over seeds, and how sure they are."""
 
-import math
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from scipy.special import stdtrit
+import numpy as np
+from scipy import stats
 
 LEVEL = 0.95
 
@@ -29,17 +28,14 @@ def interval(values: Sequence[float | None]) -> dict[str, Any]:
         >>> found["mean"], [round(end, 3) for end in found["interval"]]
         (2.0, [-0.484, 4.484])
     """
-    known = [value for value in values if value is not None]
-    unsure = {"values": list(values), "mean": None, "standard_error": None, "interval": None}
-    if not known or len(known) < len(values):
-        return unsure
-    mean = statistics.fmean(known)
-    if len(known) == 1:
-        return unsure | {"mean": mean}
-    error = statistics.stdev(known) / math.sqrt(len(known))
-    half = float(stdtrit(len(known) - 1, (1 + LEVEL) / 2)) * error
-    ends = [mean - half, mean + half]
-    return {"values": known, "mean": mean, "standard_error": error, "interval": ends}
+    found = {"values": list(values), "mean": None, "standard_error": None, "interval": None}
+    if values and None not in values:
+        found["mean"] = mean = float(np.mean(values))  # pyright: ignore
+        if len(values) > 1:
+            found["standard_error"] = error = float(stats.sem(values))
+            half = error * float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+            found["interval"] = [mean - half, mean + half]
+    return found
 
 
 def paired(before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, Any]:

@@ -14,7 +14,53 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.intervals import interval, paired
 from drmad_jax.experiments.runs.outer_step import Metrics, to_host
-from drmad_jax.experiments.runs.trial import fresh_key
+from drmad_jax.experiments.tasks import Task
+from drmad_jax.experiments.tasks.base import train_once
+
+# No outer step comes so far.
+_FRESH = 2**32 - 1
+
+
+def make_trial(config: Config, task: Task) -> Callable[[PyTree, Array, PyTree], Metrics]:
+    """Makes the function that trains once and judges, at the memory of one training state.
+
+    Args:
+        config: The configuration.
+        task: Its task.
+
+    Returns:
+        A pure function `(hparams, key, data) -> metrics`: the outer loss, and what the task's
+        `evaluate` and `evaluate_fresh` tell.
+    """
+    problem = task.problem
+
+    def trial(hparams: PyTree, key: Array, data: PyTree) -> Metrics:
+        inputs = task.sample(key, data)
+        state = train_once(problem, hparams, inputs, config.inner.num_steps)
+        loss = problem.outer(state.params, hparams, inputs.outer_batch, state.model_state)
+        return {
+            "outer_loss": loss,
+            **task.evaluate(state, hparams, data),
+            **task.evaluate_fresh(inputs, state, hparams, data),
+        }
+
+    return trial
+
+
+def fresh_key(config: Config, number: int) -> Array:
+    """The key of one training run for judging, which no outer step has drawn from.
+
+    All variants of an experiment with the same `seed` get the same keys: the same splits, initial
+    weights and minibatches.
+
+    Args:
+        config: The configuration, for its seed.
+        number: Number of the training run, from 0.
+
+    Returns:
+        A key.
+    """
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), _FRESH), number)
 
 
 def judge(
@@ -43,8 +89,8 @@ def judge(
         The section `judge` of `summary.json`.
     """
     count = config.judge.num_seeds
-    run_folder.keep_judged(folder, count)
-    done = len(run_folder.read_metrics(folder, file=run_folder.JUDGE))
+    run_folder.keep(folder, run_folder.JUDGE, count)
+    done = len(run_folder.read(folder, run_folder.JUDGE))
     changed = not _equal(first, final)
     bar = tqdm(
         desc=f"{config.label} judge", initial=done, total=count, unit="seed", disable=not progress
@@ -52,9 +98,9 @@ def judge(
     with bar:
         for number in range(done, count):
             line = _judge_seed(config, number, trial, first, final if changed else None)
-            run_folder.append_metrics(folder, line, file=run_folder.JUDGE)
+            run_folder.append(folder, run_folder.JUDGE, line)
             bar.update()
-    return summarise(run_folder.read_metrics(folder, file=run_folder.JUDGE))
+    return summarise(run_folder.read(folder, run_folder.JUDGE))
 
 
 def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

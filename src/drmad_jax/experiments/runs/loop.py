@@ -15,8 +15,8 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, RunStopped
 from drmad_jax.experiments.metrics import REVERSE
 from drmad_jax.experiments.runs import run_folder
-from drmad_jax.experiments.runs.checkpoints import Checkpoints
-from drmad_jax.experiments.runs.judge import judge
+from drmad_jax.experiments.runs.checkpoints import checkpoints_of, restore, save
+from drmad_jax.experiments.runs.judge import judge, make_trial
 from drmad_jax.experiments.runs.outer_step import (
     Carry,
     Metrics,
@@ -26,7 +26,6 @@ from drmad_jax.experiments.runs.outer_step import (
     to_host,
 )
 from drmad_jax.experiments.runs.summary import COMPLETE, summarise
-from drmad_jax.experiments.runs.trial import make_trial
 from drmad_jax.experiments.tasks import make_task
 
 
@@ -92,15 +91,17 @@ class _Loop:
     def tune(self, progress: bool) -> None:
         """All outer steps still to be done, and the evaluation after the last."""
         total = self.config.outer.num_steps
-        with Checkpoints(self.folder) as checkpoints:
-            first, self.carry = checkpoints.restore(self.carry) or (0, self.carry)
-            run_folder.keep_metrics(self.folder, first)
+        with checkpoints_of(self.folder) as checkpoints:
+            first, self.carry = restore(checkpoints, like=self.carry) or (0, self.carry)
+            run_folder.keep(self.folder, run_folder.METRICS, first)
             if first < total:
-                run_folder.keep_judged(self.folder, 0)
-            with _bar(self.config.label, first, total, progress) as bar:
+                run_folder.keep(self.folder, run_folder.JUDGE, 0)
+            label = self.config.label
+            bar = tqdm(desc=label, initial=first, total=total, unit="step", disable=not progress)
+            with bar:
                 for step in range(first, total):
                     outer_loss, self.carry = self._step(step)
-                    checkpoints.save(step + 1, self.carry)
+                    save(checkpoints, step + 1, self.carry)
                     bar.set_postfix(outer_loss=f"{outer_loss:.4f}", refresh=False)
                     bar.update()
         self._evaluate(total)
@@ -110,7 +111,7 @@ class _Loop:
         first, final = self.first, self.carry.hparams
         run_folder.write_hparams(self.folder, final)
         summary = summarise(
-            run_folder.read_metrics(self.folder),
+            run_folder.read(self.folder, run_folder.METRICS),
             status=status,
             compile_seconds=self.compile_seconds,
             hparams=final,
@@ -126,9 +127,7 @@ class _Loop:
     def _step(self, step: int) -> tuple[float, Carry]:
         """One outer step; its metrics are kept even if the run has to stop there."""
         line, carry = self._call(step)
-        run_folder.append_metrics(self.folder, line)
-        if not line["finite"]:
-            raise RunStopped(_why_stopped(self.config, line))
+        self._keep(line)
         return line["outer_loss"], carry
 
     def _evaluate(self, step: int) -> None:
@@ -139,8 +138,10 @@ class _Loop:
         """
         line, _ = self._call(step)
         line["finite"] = math.isfinite(line["outer_loss"])
-        line = {name: value for name, value in line.items() if name not in REVERSE}
-        run_folder.append_metrics(self.folder, line)
+        self._keep({name: value for name, value in line.items() if name not in REVERSE})
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        run_folder.append(self.folder, run_folder.METRICS, line)
         if not line["finite"]:
             raise RunStopped(_why_stopped(self.config, line))
 
@@ -160,10 +161,6 @@ class _Loop:
         except ValueError as error:
             raise ConfigError(f"this configuration cannot be run: {error}") from error
         return lowered.compile()
-
-
-def _bar(name: str, first: int, total: int, shown: bool) -> tqdm:
-    return tqdm(desc=name, initial=first, total=total, unit="step", disable=not shown)
 
 
 def _why_stopped(config: Config, line: dict[str, Any]) -> str:

@@ -87,50 +87,40 @@ def read_config(folder: Path) -> Config:
     return configs.load(folder / CONFIG)
 
 
-def append_metrics(folder: Path, line: Mapping[str, Any], *, file: str = METRICS) -> None:
-    """Writes one line of metrics, complete on disk before the next step begins.
+def append(folder: Path, file: str, line: Mapping[str, Any]) -> None:
+    """Adds a line to `METRICS` or `JUDGE`, complete on disk before the next step begins.
 
     Args:
         folder: The run folder.
-        line: Names and values; numbers that are not finite become null, as JSON has none.
         file: Name of the file.
+        line: Names and values; numbers that are not finite become null, as JSON has none.
     """
     text = json.dumps(_plain(line), allow_nan=False)
     with open(folder / file, "a", encoding="utf-8") as lines:
         lines.write(text + "\n")
 
 
-def keep_metrics(folder: Path, num_steps: int) -> None:
-    """Drops what lies past a checkpoint: later lines, and a last line that was cut short.
+def keep(folder: Path, file: str, count: int) -> None:
+    """Drops the lines past a number of steps or seeds, and a last one that was cut short.
 
     Args:
         folder: The run folder.
-        num_steps: Outer steps that the checkpoint has seen; their lines are kept as they are.
+        file: Name of the file.
+        count: How many lines are kept at most, as they are.
     """
-    kept = [line for line in _whole_lines(folder / METRICS) if json.loads(line)["step"] < num_steps]
-    write_text(folder / METRICS, "".join(kept))
+    if (folder / file).exists():
+        write_text(folder / file, "".join(_whole_lines(folder / file)[:count]))
 
 
-def keep_judged(folder: Path, num_seeds: int) -> None:
-    """Drops judgements past a number of seeds, and a last line that was cut short.
-
-    Args:
-        folder: The run folder.
-        num_seeds: How many are kept at most.
-    """
-    if (folder / JUDGE).exists():
-        write_text(folder / JUDGE, "".join(_whole_lines(folder / JUDGE)[:num_seeds]))
-
-
-def read_metrics(folder: Path, *, file: str = METRICS) -> list[dict[str, Any]]:
-    """The metrics of a run, one dictionary for each outer step and one for the end.
+def read(folder: Path, file: str) -> list[dict[str, Any]]:
+    """The lines of a file: one for each outer step and one for the end, or one for each seed.
 
     Args:
         folder: The run folder.
         file: Name of the file.
 
     Returns:
-        The lines, in order; a last line cut short is left out.
+        Names and values, in order; a last line cut short is left out.
     """
     return [json.loads(line) for line in _whole_lines(folder / file)]
 

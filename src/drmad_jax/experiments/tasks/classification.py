@@ -12,12 +12,7 @@ from jaxtyping import Array, Float, PyTree
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.config.data import ImagesConfig
-from drmad_jax.experiments.data.datasets import (
-    DATASETS,
-    DatasetSpec,
-    Images,
-    load_splits,
-)
+from drmad_jax.experiments.data.datasets import DATASETS, DatasetSpec, Images, load_splits
 from drmad_jax.experiments.models.network import Network, classifier
 from drmad_jax.experiments.tasks.base import Inputs, M, S, Task
 
