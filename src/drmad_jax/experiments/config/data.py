@@ -1,6 +1,6 @@
 """The kinds of section `[data]`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from drmad_jax.experiments.config.section import PositiveInt, Section, a_list, one_of, suggest
 from drmad_jax.experiments.data.datasets import DATASETS
@@ -8,7 +8,33 @@ from drmad_jax.experiments.data.omniglot import ALPHABETS, IMAGE_SIZE, NUM_DRAWI
 from drmad_jax.experiments.errors import ConfigError
 
 
-class ImagesConfig(Section):
+class Examples(Section):
+    """What the sections `[data]` have in common: `num_train`, `num_valid` and `num_test`."""
+
+    def check(self: Any, batch_size: int) -> None:
+        """Checks what the rest of the configuration has a say in.
+
+        Args:
+            batch_size: Examples per minibatch of the training set.
+
+        Raises:
+            ConfigError: If there are fewer examples than asked for, or no such ones.
+        """
+        num_train, num_valid = self.num_train, self.num_valid
+        left = num_train - num_valid
+        if left < 1:
+            raise ConfigError(
+                f"data.num_valid: must leave training examples out of data.num_train = "
+                f"{num_train}, got {num_valid}"
+            )
+        if batch_size > left:
+            raise ConfigError(
+                f"inner.batch_size: must not exceed the {left} training examples "
+                f"(data.num_train - data.num_valid), got {batch_size}"
+            )
+
+
+class ImagesConfig(Examples):
     """Section `[data]`, labelled images.
 
     Attributes:
@@ -28,24 +54,17 @@ class ImagesConfig(Section):
     num_test: PositiveInt
 
     def check(self, batch_size: int) -> None:
-        """Checks the sizes against each other and against the data set.
-
-        Args:
-            batch_size: Examples per minibatch of the training set.
-
-        Raises:
-            ConfigError: If there are fewer examples than asked for.
-        """
+        """Checks the sizes against each other and against the data set."""
         spec = DATASETS[self.dataset]
         for key, size in (("num_train", spec.num_train), ("num_test", spec.num_test)):
             if getattr(self, key) > size:
                 raise ConfigError(
                     f"data.{key}: {self.dataset} has {size} such examples, got {getattr(self, key)}"
                 )
-        _check_held_out(self.num_train, self.num_valid, batch_size)
+        super().check(batch_size)
 
 
-class AlphabetsConfig(Section):
+class AlphabetsConfig(Examples):
     """Section `[data]`, alphabets of Omniglot, one classifier each.
 
     Attributes:
@@ -67,14 +86,7 @@ class AlphabetsConfig(Section):
     num_test: PositiveInt
 
     def check(self, batch_size: int) -> None:
-        """Checks the names, and the sizes against each other and against the data set.
-
-        Args:
-            batch_size: Drawings of each character per minibatch.
-
-        Raises:
-            ConfigError: If a name is unknown, or there are fewer drawings than asked for.
-        """
+        """Checks the names, and the sizes against each other and against the data set."""
         for name in self.alphabets:
             if name not in ALPHABETS:
                 raise ConfigError(
@@ -99,7 +111,7 @@ class AlphabetsConfig(Section):
             )
 
 
-class CloudsConfig(Section):
+class CloudsConfig(Examples):
     """Section `[data]`, satellite images with clouds and their shadows, four bands.
 
     Attributes:
@@ -121,31 +133,10 @@ class CloudsConfig(Section):
     num_test: PositiveInt
 
     def check(self, batch_size: int) -> None:
-        """Checks the sizes against each other.
-
-        Args:
-            batch_size: Patches per minibatch of the training set.
-
-        Raises:
-            ConfigError: If there are fewer patches than asked for, or their sides are odd.
-        """
+        """Checks the sizes against each other, and that sides are even."""
         if self.patch_size % 2:
             raise ConfigError(f"data.patch_size: expected an even number, got {self.patch_size}")
-        _check_held_out(self.num_train, self.num_valid, batch_size)
-
-
-def _check_held_out(num_train: int, num_valid: int, batch_size: int) -> None:
-    left = num_train - num_valid
-    if left < 1:
-        raise ConfigError(
-            f"data.num_valid: must leave training examples out of data.num_train = "
-            f"{num_train}, got {num_valid}"
-        )
-    if batch_size > left:
-        raise ConfigError(
-            f"inner.batch_size: must not exceed the {left} training examples "
-            f"(data.num_train - data.num_valid), got {batch_size}"
-        )
+        super().check(batch_size)
 
 
 KINDS = {"images": ImagesConfig, "alphabets": AlphabetsConfig, "clouds": CloudsConfig}

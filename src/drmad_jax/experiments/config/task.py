@@ -8,9 +8,24 @@ import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import pydantic
+
 from drmad_jax.experiments.config.section import Section
 
 _FOLDER = "drmad_jax.experiments.tasks"
+
+
+def _chosen(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("expected at least one name; for no tuning set outer.num_steps = 0")
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"{name!r} is there twice")
+    return names
+
+
+# For `Annotated`: a list of what is learned has something in it, and nothing twice.
+chosen = pydantic.AfterValidator(_chosen)
 
 
 class TaskConfig(Section):

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
+from drmad_jax.experiments.data.datasets import Splits
+
 CLASSES = ("clear", "shadow", "cloud")
 BANDS = ("blue", "green", "red", "near_infrared")
 # The label of pixels that say nothing, such as those outside a scene's frame.
@@ -35,14 +37,7 @@ class Patches(NamedTuple):
     labels: Int32[np.ndarray, "n h w"]
 
 
-class PatchSplits(NamedTuple):
-    """Patches to train and validate on, and others to test with."""
-
-    train: Patches
-    test: Patches
-
-
-def make_splits(size: int, *, num_train: int, num_test: int) -> PatchSplits:
+def make_splits(size: int, *, num_train: int, num_test: int) -> Splits:
     """Makes patches up, each a scene of its own; the same ones at every call.
 
     Args:
@@ -53,7 +48,7 @@ def make_splits(size: int, *, num_train: int, num_test: int) -> PatchSplits:
     Returns:
         Both splits.
     """
-    return PatchSplits(
+    return Splits(
         _make_patches(np.random.default_rng([0, size]), size, num_train),
         _make_patches(np.random.default_rng([1, size]), size, num_test),
     )

@@ -31,11 +31,11 @@ class Images(NamedTuple):
     labels: Int32[np.ndarray, " n"]
 
 
-class ImageSplits(NamedTuple):
-    """A training split, to be divided further by its user, and a test split."""
+class Splits(NamedTuple):
+    """Examples to train and validate on, to be divided by their user, and others to test with."""
 
-    train: Images
-    test: Images
+    train: Any
+    test: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def load_images(name: str, split: Split, num_examples: int) -> Images:
     return Images(scaled, labels[:num_examples].astype(np.int32))
 
 
-def load_splits(name: str, *, num_train: int, num_test: int) -> ImageSplits:
+def load_splits(name: str, *, num_train: int, num_test: int) -> Splits:
     """The first examples of both splits.
 
     Args:
@@ -108,7 +108,7 @@ def load_splits(name: str, *, num_train: int, num_test: int) -> ImageSplits:
         DatasetError: As `load_images`.
     """
     train = load_images(name, "train", num_train)
-    return ImageSplits(train, load_images(name, "test", num_test))
+    return Splits(train, load_images(name, "test", num_test))
 
 
 def prepare(name: str) -> Path | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from drmad_jax.experiments.data.clouds import NO_VALUE, Patches, PatchSplits
+from drmad_jax.experiments.data.clouds import NO_VALUE, Patches
+from drmad_jax.experiments.data.datasets import Splits
 from drmad_jax.experiments.errors import DatasetError
 
 MASK_SUFFIX = "_ReferenceMask"
@@ -17,7 +18,7 @@ _NUM_BANDS = 4
 _WHITE = 1023.0
 
 
-def load_splits(folder: Path, size: int, *, num_train: int, num_test: int) -> PatchSplits:
+def load_splits(folder: Path, size: int, *, num_train: int, num_test: int) -> Splits:
     """Cuts patches out of scenes; the last fifth of the scenes is for testing alone.
 
     A scene is a file NAME.tif or NAME.tiff with the bands blue, green, red and near infrared as
@@ -43,7 +44,7 @@ def load_splits(folder: Path, size: int, *, num_train: int, num_test: int) -> Pa
             f"data.folder: expected at least 2 scenes NAME.tif in {folder}, found {len(scenes)}"
         )
     num_testing = max(1, len(scenes) // 5)
-    return PatchSplits(
+    return Splits(
         _load_patches(scenes[:-num_testing], size, num_train),
         _load_patches(scenes[-num_testing:], size, num_test),
     )

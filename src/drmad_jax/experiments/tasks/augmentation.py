@@ -14,12 +14,12 @@ import drmad_jax as dj
 from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.config.models import ConvConfig
 from drmad_jax.experiments.config.section import a_list
-from drmad_jax.experiments.config.task import TaskConfig
+from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM, augment
-from drmad_jax.experiments.data.datasets import Images, ImageSplits
+from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.figures import images, values
-from drmad_jax.experiments.tasks.base import check_tuned, task
-from drmad_jax.experiments.tasks.classification import ImageTask, cross_entropy
+from drmad_jax.experiments.tasks.base import task
+from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
 
 _NUM_SHOWN = 8
 Strength = Literal[
@@ -42,21 +42,17 @@ class AugmentationConfig(TaskConfig):
     """
 
     kind: Literal["augmentation"] = "augmentation"
-    tuned: Annotated[tuple[Strength, ...], a_list("names")] = get_args(Strength)
+    tuned: Annotated[tuple[Strength, ...], a_list("names"), chosen] = get_args(Strength)
     initial: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
 
 @task(AugmentationConfig, data=ImagesConfig, model=[ConvConfig])
 @dataclasses.dataclass(frozen=True)
-class AugmentationTask(ImageTask[AugmentationConfig, ConvConfig]):
+class AugmentationTask(ClassifierTask[AugmentationConfig, ConvConfig]):
     """Trains a convolutional network on augmented images, judged by plain validation images.
 
     The hyperparameters are a dictionary from the name of each learned strength to its logit.
     """
-
-    def check(self) -> None:
-        """Something is tuned, and nothing twice."""
-        check_tuned(self.task.tuned)
 
     @property
     def problem(self) -> dj.Problem:
@@ -69,7 +65,7 @@ class AugmentationTask(ImageTask[AugmentationConfig, ConvConfig]):
         start = STRENGTH_TRANSFORM.unconstrain(jnp.float32(self.task.initial))
         return dict.fromkeys(self.task.tuned, start)
 
-    def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: Splits) -> dict[str, Figure]:
         """Every strength before and after tuning, and training images as the network sees them."""
         strengths = {
             name: float(STRENGTH_TRANSFORM.constrain(value)) for name, value in hparams.items()

@@ -146,24 +146,6 @@ def train_once(
     return train(hparams, params, batches, model_state=inputs.model_state, key=inputs.key)
 
 
-def check_tuned(tuned: Sequence[str]) -> None:
-    """Checks a list of what is learned, the key `tuned` of a section `[task]`.
-
-    Args:
-        tuned: Names.
-
-    Raises:
-        ConfigError: If it is empty, or has a name twice.
-    """
-    if not tuned:
-        raise ConfigError(
-            "task.tuned: expected at least one name; for no tuning set outer.num_steps = 0"
-        )
-    for index, name in enumerate(tuned):
-        if name in tuned[:index]:
-            raise ConfigError(f"task.tuned: {name!r} is there twice")
-
-
 def _check_kind(config: Config, key: str, found: Any, kinds: Sequence[type[Section]]) -> None:
     if not isinstance(found, tuple(kinds)):
         wanted = " or ".join(repr(kind.model_fields["kind"].default) for kind in kinds)

@@ -1,7 +1,7 @@
 """What tasks on labelled images share: data, validation set, network, loss and judging."""
 
+import abc
 import dataclasses
-import functools
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -10,20 +10,44 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.data.datasets import DATASETS, DatasetSpec, Images, load_splits
 from drmad_jax.experiments.models.network import Network, classifier
-from drmad_jax.experiments.tasks.base import Inputs, M, S, Task
+from drmad_jax.experiments.tasks.base import D, Inputs, M, S, Task
 
 E = TypeVar("E")
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTask(Task[S, ImagesConfig, M], Generic[S, M]):
-    """Trains a classifier of labelled images; a task replaces what it does in another way."""
+class ImageTask(Task[S, D, M]):
+    """Trains a network on labelled images; a task replaces what it does in another way."""
 
-    @functools.cached_property
+    @property
+    @abc.abstractmethod
+    def network(self) -> Network:
+        """What is trained."""
+
+    def sample(self, key: Array, data: Any) -> Inputs:
+        """A new split into training and validation set, new weights, new minibatches."""
+        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
+        train, valid = hold_out(split_key, data.train, self.config.data.num_valid)
+        params, model_state = self.network.init(params_key, valid.images)
+        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
+        return Inputs(params, batches, valid, model_state, run_key)
+
+    def outputs(
+        self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
+    ) -> Float[Array, "n *outputs"]:
+        """The outputs for a batch, of a network in use."""
+        del hparams
+        return self.network(params, batch.images, model_state=model_state)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierTask(ImageTask[S, ImagesConfig, M], Generic[S, M]):
+    """Trains a classifier, and judges it by its cross entropy."""
+
+    @property
     def network(self) -> Network:
         """The network of section `[model]`."""
         return classifier(self.model, self.data)  # pyright: ignore[reportArgumentType]
@@ -39,17 +63,6 @@ class ImageTask(Task[S, ImagesConfig, M], Generic[S, M]):
         return jax.device_put(
             load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
         )
-
-    def sample(self, key: Array, data: Any) -> Inputs:
-        """A new split into training and validation set, new weights, new minibatches."""
-        return fresh_inputs(key, data.train, self.network, self.config)
-
-    def outputs(
-        self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
-    ) -> Float[Array, "n classes"]:
-        """The logits of a batch, of a network in use."""
-        del hparams
-        return self.network(params, batch.images, model_state=model_state)
 
     def outer_loss(
         self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
@@ -84,25 +97,6 @@ def hold_out(key: Array, examples: E, num_valid: int) -> tuple[E, E]:
     order = jax.random.permutation(key, jax.tree.leaves(examples)[0].shape[0])
     take = lambda rows: jax.tree.map(lambda x: x[rows], examples)
     return take(order[num_valid:]), take(order[:num_valid])
-
-
-def fresh_inputs(key: Array, examples: Any, network: Network, config: Config) -> Inputs:
-    """A new split into training and validation set, new weights, new minibatches.
-
-    Args:
-        key: Key of the draws.
-        examples: What to split, arrays with the same leading axis, `images` among them.
-        network: What is trained.
-        config: The configuration: how many are held out, how many make a minibatch.
-
-    Returns:
-        What one training run starts from.
-    """
-    split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-    train, valid = hold_out(split_key, examples, config.data.num_valid)
-    params, model_state = network.init(params_key, valid.images)
-    batches = dj.minibatches(train, config.inner.batch_size, batch_key)
-    return Inputs(params, batches, valid, model_state, run_key)
 
 
 def cross_entropy(

@@ -1,7 +1,6 @@
 """Learning how to train a network that finds clouds and their shadows in satellite images."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -19,16 +18,17 @@ import drmad_jax as dj
 from drmad_jax.experiments.config.data import CloudsConfig
 from drmad_jax.experiments.config.models import PyramidConfig
 from drmad_jax.experiments.config.section import a_list
-from drmad_jax.experiments.config.task import TaskConfig
+from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data import clouds, geotiff
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM
-from drmad_jax.experiments.data.clouds import BANDS, CLASSES, Patches, PatchSplits
+from drmad_jax.experiments.data.clouds import BANDS, CLASSES, Patches
+from drmad_jax.experiments.data.datasets import Splits
 from drmad_jax.experiments.figures.style import BLUE, COLUMN_WIDTH, GREY, ORANGE, bare, new_figure
 from drmad_jax.experiments.models.network import Network, kernels_of
 from drmad_jax.experiments.models.pyramid import PyramidNet
 from drmad_jax.experiments.tasks import segmentation
-from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, task, train_once
-from drmad_jax.experiments.tasks.classification import fresh_inputs
+from drmad_jax.experiments.tasks.base import task, train_once
+from drmad_jax.experiments.tasks.classification import ImageTask
 
 _NUM_SHOWN = 5
 # Clear ground light, shadows dark, clouds blue: told apart by lightness alone, too.
@@ -57,7 +57,7 @@ class CloudsTaskConfig(TaskConfig):
     headline: ClassVar[str] = "mean_iou"
 
     kind: Literal["clouds"] = "clouds"
-    tuned: Annotated[tuple[Tuned, ...], a_list("names")] = get_args(Tuned)
+    tuned: Annotated[tuple[Tuned, ...], a_list("names"), chosen] = get_args(Tuned)
     initial_log_l2: float = -9.0
     initial_strength: Annotated[float, Field(gt=0, lt=1)] = 0.02
     outer_loss: Literal["soft_iou", "cross_entropy"] = "soft_iou"
@@ -65,7 +65,7 @@ class CloudsTaskConfig(TaskConfig):
 
 @task(CloudsTaskConfig, data=CloudsConfig, model=[PyramidConfig])
 @dataclasses.dataclass(frozen=True)
-class CloudsTask(Task[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
+class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
     """Trains a network that labels pixels clear, shadow or cloud.
 
     The hyperparameters are a dictionary of what is tuned: `penalties`, a log L2 penalty by layer;
@@ -73,11 +73,7 @@ class CloudsTask(Task[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
     shape (4,), one for each band.
     """
 
-    def check(self) -> None:
-        """Something is tuned, and nothing twice."""
-        check_tuned(self.task.tuned)
-
-    @functools.cached_property
+    @property
     def network(self) -> Network:
         """The network of section `[model]`, with an output for each class."""
         module = PyramidNet(self.model.width, self.model.dilations, len(CLASSES))
@@ -89,7 +85,7 @@ class CloudsTask(Task[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         loss = dj.composite_loss(self._train_outputs, _criterion, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    def load_data(self) -> PatchSplits:
+    def load_data(self) -> Splits:
         """The patches to draw from, and the test patches."""
         sizes = {"num_train": self.data.num_train, "num_test": self.data.num_test}
         if self.data.folder:
@@ -103,20 +99,15 @@ class CloudsTask(Task[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         """Every hyperparameter at the section's start."""
         return {name: value for name, value in self._start().items() if name in self.task.tuned}
 
-    def sample(self, key: Array, data: PatchSplits) -> Inputs:
-        """A new split into training and validation set, new weights, new minibatches."""
-        return fresh_inputs(key, data.train, self.network, self.config)
-
     def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: PatchSplits
+        self, state: dj.TrainState, hparams: PyTree, data: Splits
     ) -> dict[str, Float[Array, ""]]:
         """Cross entropy, and for each class precision, recall and intersection over union."""
-        del hparams
-        logits = self._outputs(state, data.test.images)
+        logits = self.outputs(state.params, hparams, data.test, model_state=state.model_state)
         loss = segmentation.weighted_cross_entropy(logits, data.test.labels)
         return {"test_loss": loss, **segmentation.scores(logits, data.test.labels, CLASSES)}
 
-    def figures(self, hparams: PyTree, data: PatchSplits) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: Splits) -> dict[str, Figure]:
         """Test patches, truth and prediction before and after tuning, of one training run each."""
         labels = np.asarray(data.test.labels)
         shown = _most_varied(labels, _NUM_SHOWN)
@@ -125,8 +116,9 @@ class CloudsTask(Task[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         @jax.jit
         def trained(hparams, inputs, data):
             state = train_once(self.problem, hparams, inputs, self.config.inner.num_steps)
-            predicted = jnp.argmax(self._outputs(state, data.test.images[shown]), -1)
-            return self.evaluate(state, hparams, data), predicted
+            some = Patches(data.test.images[shown], labels[shown])
+            logits = self.outputs(state.params, hparams, some, model_state=state.model_state)
+            return self.evaluate(state, hparams, data), jnp.argmax(logits, -1)
 
         given = {"before": jax.tree.map(np.asarray, self.init_hparams()), "after": hparams}
         results = {name: trained(each, inputs, data) for name, each in given.items()}
@@ -150,11 +142,6 @@ class CloudsTask(Task[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
             "augmentation": {"brightness": strength, "noise": strength},
         }
 
-    def _outputs(
-        self, state: dj.TrainState, images: Float[Array | np.ndarray, "n h w 4"]
-    ) -> Float[Array, "n h w 3"]:
-        return self.network(state.params, images, model_state=state.model_state)
-
     def _train_outputs(
         self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree, key: Array
     ) -> tuple[Float[Array, "n h w 3"], PyTree]:
@@ -172,8 +159,7 @@ class CloudsTask(Task[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
     def _outer_loss(
         self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree
     ) -> Float[Array, ""]:
-        del hparams
-        logits = self.network(params, batch.images, model_state=model_state)
+        logits = self.outputs(params, hparams, batch, model_state=model_state)
         if self.task.outer_loss == "soft_iou":
             return segmentation.soft_iou_loss(logits, batch.labels)
         return segmentation.weighted_cross_entropy(logits, batch.labels)

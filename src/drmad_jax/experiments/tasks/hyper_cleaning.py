@@ -21,7 +21,7 @@ from drmad_jax.experiments.data.datasets import Images
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.figures.style import BLUE, GREY, ORANGE, new_figure
 from drmad_jax.experiments.tasks.base import Inputs, task, train_once
-from drmad_jax.experiments.tasks.classification import ImageTask, hold_out
+from drmad_jax.experiments.tasks.classification import ClassifierTask, hold_out
 from drmad_jax.experiments.tasks.projections import capped_simplex
 
 # No outer step and no fresh seed has this number.
@@ -84,7 +84,7 @@ class CleaningData(NamedTuple):
 
 @task(HyperCleaningConfig, data=ImagesConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
-class HyperCleaningTask(ImageTask[HyperCleaningConfig, MLPConfig]):
+class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
     """Trains a classifier on weighted examples, some of them with wrong labels.
 
     L(w, λ) = 1/n Σ λ_i·(cross entropy of example i), the λ_i in [0, 1] with Σ λ_i <= R; outside,

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 import drmad_jax as dj
 from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.config.task import TaskConfig
-from drmad_jax.experiments.data.datasets import Images, ImageSplits
+from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.figures import images, values
 from drmad_jax.experiments.models.network import CLASSIFIERS, kernels_of
 from drmad_jax.experiments.tasks.base import task
-from drmad_jax.experiments.tasks.classification import ImageTask, cross_entropy
+from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
 
 # In rescaled coordinates ‖z‖² is weighed by exp(-4), whatever the hyperparameters.
 _RESCALED_LOG_L2 = -4.0
@@ -42,7 +42,7 @@ class L2Config(TaskConfig):
 
 @task(L2Config, data=ImagesConfig, model=CLASSIFIERS)
 @dataclasses.dataclass(frozen=True)
-class L2Task(ImageTask[L2Config, Any]):
+class L2Task(ClassifierTask[L2Config, Any]):
     """Trains a classifier with learned L2 penalties, judged by its validation loss.
 
     The hyperparameters are a dictionary from layer (or "all") to an array: shape (inputs,) for
@@ -70,7 +70,7 @@ class L2Task(ImageTask[L2Config, Any]):
         weights = self._weights(params, hparams)
         return self.network(weights, batch.images, model_state=model_state)
 
-    def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: Splits) -> dict[str, Figure]:
         """Penalties of the input pixels as an image, and of every layer as histograms."""
         del data
         log_l2 = {name: self._log_l2(hparams[name]) for name in self._shapes()}

@@ -19,7 +19,7 @@ from drmad_jax.experiments.data.datasets import Images
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.figures import images
 from drmad_jax.experiments.tasks.base import Inputs, task
-from drmad_jax.experiments.tasks.classification import ImageTask, cross_entropy, hold_out
+from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy, hold_out
 
 # No outer step and no fresh seed has this number.
 _NOISE = 2**32 - 2
@@ -75,7 +75,7 @@ class RealImages(NamedTuple):
 
 @task(LearnedDataConfig, data=ImagesConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
-class LearnedDataTask(ImageTask[LearnedDataConfig, MLPConfig]):
+class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
     """Trains a classifier on a few images per class, which are learned pixel by pixel.
 
     E(x) = loss on real images of the weights that training on x leads to, from new initial weights

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,16 @@ from pydantic import Field
 import drmad_jax as dj
 from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.config.section import a_list
-from drmad_jax.experiments.config.task import TaskConfig
-from drmad_jax.experiments.data.datasets import Images, ImageSplits
+from drmad_jax.experiments.config.task import TaskConfig, chosen
+from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models.network import CLASSIFIERS
-from drmad_jax.experiments.tasks.base import Inputs, check_tuned, task
-from drmad_jax.experiments.tasks.classification import ImageTask, cross_entropy
+from drmad_jax.experiments.tasks.base import Inputs, task
+from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
 
 # With this learning rate an optimizer's update is the direction that a rate is multiplied with.
 _ASCENT = {"learning_rate": -1.0}
+Tuned = Literal["learning_rates", "penalties"]
 
 
 class OnlineConfig(TaskConfig):
@@ -42,10 +43,7 @@ class OnlineConfig(TaskConfig):
     """
 
     kind: Literal["online"] = "online"
-    tuned: Annotated[tuple[Literal["learning_rates", "penalties"], ...], a_list("names")] = (
-        "learning_rates",
-        "penalties",
-    )
+    tuned: Annotated[tuple[Tuned, ...], a_list("names"), chosen] = get_args(Tuned)
     granularity: Literal["parameter", "tensor", "scalar"] = "parameter"
     rule: Literal["sign", "raw", "cosine"] = "sign"
     log_step: Annotated[float, Field(gt=0)] = 0.01
@@ -78,15 +76,14 @@ class PairedBatches:
 
 @task(OnlineConfig, data=ImagesConfig, model=CLASSIFIERS)
 @dataclasses.dataclass(frozen=True)
-class OnlineTask(ImageTask[OnlineConfig, Any]):
+class OnlineTask(ClassifierTask[OnlineConfig, Any]):
     """Trains a classifier once, by an optimizer that learns from validation batches as it goes.
 
     Nothing is learned from one run to the next: there are no hyperparameters, and no figures.
     """
 
     def check(self) -> None:
-        """Something adapts, and no outer steps are asked for."""
-        check_tuned(self.task.tuned)
+        """No outer steps are asked for."""
         if self.config.outer.num_steps > 0:
             raise ConfigError(
                 "outer.num_steps: task 'online' learns within each training run and hands nothing "
@@ -103,7 +100,7 @@ class OnlineTask(ImageTask[OnlineConfig, Any]):
         """None."""
         return {}
 
-    def sample(self, key: Array, data: ImageSplits) -> Inputs:
+    def sample(self, key: Array, data: Splits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches of both."""
         inputs = super().sample(key, data)
         _, _, batch_key, _ = jax.random.split(key, 4)
@@ -118,7 +115,7 @@ class OnlineTask(ImageTask[OnlineConfig, Any]):
         return super().outputs(params.training, hparams, batch, model_state=model_state)
 
     def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
+        self, state: dj.TrainState, hparams: PyTree, data: Splits
     ) -> dict[str, Float[Array, ""]]:
         """Scores on the test examples, and where rates and penalties came to."""
         adapted = state.opt_state

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from drmad_jax.experiments.config.models import MLPConfig
 from drmad_jax.experiments.config.section import a_list
 from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.data.batches import inner_batches
+from drmad_jax.experiments.data.datasets import Splits
 from drmad_jax.experiments.data.omniglot import ALPHABETS, Drawings, load_alphabets
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.figures.style import COLOR_MAP, bare, new_figure
@@ -49,13 +50,6 @@ class SharingConfig(TaskConfig):
     log_l2: float = -4.0
 
 
-class AlphabetSplits(NamedTuple):
-    """The drawings to train on and to tune by, and those to test on."""
-
-    train: Batch
-    test: Batch
-
-
 @task(SharingConfig, data=AlphabetsConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
 class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
@@ -83,7 +77,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         loss = dj.composite_loss(self._predict, self._total, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    def load_data(self) -> AlphabetSplits:
+    def load_data(self) -> Splits:
         """Every drawing, less the mean image of those that are not for testing."""
         loaded = load_alphabets(self.data.alphabets, self.data.image_size)
         alphabets = [_shuffled(alphabet) for alphabet in loaded]
@@ -92,9 +86,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         num_train = self.data.num_train + self.data.num_valid
         drawings = _stack(alphabets)[: num_train + self.data.num_test]
         mean = drawings[:num_train, self._present].mean(axis=(0, 1))
-        return jax.device_put(
-            AlphabetSplits(drawings[:num_train] - mean, drawings[num_train:] - mean)
-        )
+        return jax.device_put(Splits(drawings[:num_train] - mean, drawings[num_train:] - mean))
 
     def init_hparams(self) -> dict[str, Float[Array, "alphabets alphabets"]]:
         """Every layer's matrix at its correlation."""
@@ -102,7 +94,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         start = start if isinstance(start, tuple) else (start,) * len(layers)
         return {layer: self._matrix(c) for layer, c in zip(layers, start, strict=True)}
 
-    def sample(self, key: Array, data: AlphabetSplits) -> Inputs:
+    def sample(self, key: Array, data: Splits) -> Inputs:
         """For each character a new choice of drawings to hold out; new weights."""
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         draws = jax.random.uniform(split_key, data.train.shape[:-1])
@@ -115,7 +107,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         return Inputs(params, batches, valid, key=run_key)
 
     def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: AlphabetSplits
+        self, state: dj.TrainState, hparams: PyTree, data: Splits
     ) -> dict[str, Float[Array, ""]]:
         """Loss and share of wrong answers on the test drawings, means over alphabets."""
         logits = self._predict(state.params, hparams, data.test)
@@ -126,14 +118,14 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         }
 
     def evaluate_fresh(
-        self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: AlphabetSplits
+        self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: Splits
     ) -> dict[str, Float[Array, ""]]:
         """Loss on all training drawings, the mean over alphabets."""
         del data
         logits = self._predict(state.params, hparams, inputs.inner_batches.data)
         return {"train_loss": self._by_alphabet(_losses(logits)).mean()}
 
-    def figures(self, hparams: PyTree, data: AlphabetSplits) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: Splits) -> dict[str, Figure]:
         """The correlations of each layer's weights, and some characters of each alphabet."""
         size = self.data.image_size
         images = np.asarray(data.train[0]).reshape(*data.train.shape[1:3], size, size)

@@ -20,11 +20,11 @@ from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.config.models import MLPConfig
 from drmad_jax.experiments.config.section import PositiveInt, a_list
 from drmad_jax.experiments.config.task import TaskConfig
-from drmad_jax.experiments.data.datasets import ImageSplits
+from drmad_jax.experiments.data.datasets import Splits
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.figures.style import BLUE, GREY, ORANGE, new_figure
 from drmad_jax.experiments.tasks.base import Inputs, task
-from drmad_jax.experiments.tasks.classification import ImageTask, cross_entropy
+from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
 
 _RULES = {
     "learning_rates": transforms.log(),
@@ -66,7 +66,7 @@ class TrainingConfig(TaskConfig):
 
 @task(TrainingConfig, data=ImagesConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
-class TrainingTask(ImageTask[TrainingConfig, MLPConfig]):
+class TrainingTask(ClassifierTask[TrainingConfig, MLPConfig]):
     """Trains a perceptron by SGD with learned learning rates, momenta and initial scales.
 
     The hyperparameters are a dictionary from each of `tuned` to a pytree with one array for each
@@ -124,14 +124,14 @@ class TrainingTask(ImageTask[TrainingConfig, MLPConfig]):
         """All rates as in `inner.optimizer`, all scales as in `model.init_log_scale`."""
         return {name: self._start()[name] for name in self.task.tuned}
 
-    def sample(self, key: Array, data: ImageSplits) -> Inputs:
+    def sample(self, key: Array, data: Splits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches."""
         inputs = super().sample(key, data)
         if self.task.outer_loss == "validation":
             return inputs
         return inputs._replace(outer_batch=inputs.inner_batches.data)
 
-    def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: Splits) -> dict[str, Figure]:
         """The schedules of each group of weights over training, and the initial scales."""
         del data
         start, made = self._start(), {}
