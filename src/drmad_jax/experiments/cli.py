@@ -1,7 +1,6 @@
 """The command line, `drmad-jax`."""
 
 import argparse
-import os
 import re
 import sys
 import textwrap
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drmad_jax.experiments.errors import ExperimentError
+from drmad_jax.experiments.files import cache_dir
 
 if TYPE_CHECKING:
     from drmad_jax.experiments.config import Config
@@ -134,8 +134,7 @@ def _set_up_compiler(smoke: bool) -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "drmad_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
     if smoke:
         jax.config.update("jax_disable_most_optimizations", True)
 
@@ -149,7 +148,6 @@ def _load(options: argparse.Namespace) -> "Config":
 
 def _run(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import config as configs
-    from drmad_jax.experiments.runs.all_variants import folder_of
     from drmad_jax.experiments.runs.loop import run
 
     _set_up_compiler(options.smoke)
@@ -159,7 +157,7 @@ def _run(options: argparse.Namespace) -> None:
     config = _load(options)
     root = Path("runs") / config.name
     has_variants = len(configs.variant_names(options.config)) > 1
-    folder = options.out or (folder_of(config, root) if has_variants else root)
+    folder = options.out or (root / config.folder if has_variants else root)
     _show(folder, run(config, folder, resume=options.resume))
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever the process is killed."""
+"""Files that are either whole or not there, whenever the process is killed; the cache's place."""
 
 import os
 from collections.abc import Callable
@@ -33,3 +33,9 @@ def write_text(path: Path, text: str) -> None:
         text: Its whole contents.
     """
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def cache_dir() -> Path:
+    """The folder of what can be made again: drmad_jax in XDG_CACHE_HOME, or in ~/.cache."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "drmad_jax"

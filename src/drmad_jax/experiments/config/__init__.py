@@ -3,11 +3,10 @@
 from drmad_jax.experiments.config.experiment import (
     Config,
     differences,
-    flatten,
     load,
     parse,
     to_toml,
     variant_names,
 )
 
-__all__ = ["Config", "differences", "flatten", "load", "parse", "to_toml", "variant_names"]
+__all__ = ["Config", "differences", "load", "parse", "to_toml", "variant_names"]

@@ -2,6 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from drmad_jax.experiments.config.section import PositiveInt, Section, a_list, one_of, suggest
 from drmad_jax.experiments.data.datasets import DATASETS
 from drmad_jax.experiments.data.omniglot import ALPHABETS, IMAGE_SIZE, NUM_DRAWINGS
@@ -80,7 +82,7 @@ class AlphabetsConfig(Examples):
     kind: Literal["alphabets"] = "alphabets"
     alphabets: Annotated[tuple[str, ...], a_list("a string")]
     rotated: bool = True
-    image_size: PositiveInt = 28
+    image_size: Annotated[PositiveInt, Field(le=IMAGE_SIZE)] = 28
     num_train: PositiveInt
     num_valid: PositiveInt
     num_test: PositiveInt
@@ -96,8 +98,6 @@ class AlphabetsConfig(Examples):
             raise ConfigError(
                 f"data.alphabets: expected different names, got {list(self.alphabets)}"
             )
-        if self.image_size > IMAGE_SIZE:
-            raise ConfigError(f"data.image_size: expected at most 105, got {self.image_size}")
         drawings = self.num_train + self.num_valid + self.num_test
         if drawings > NUM_DRAWINGS:
             raise ConfigError(

@@ -10,12 +10,49 @@ import tomli_w
 
 from drmad_jax.experiments.config import section, variants
 from drmad_jax.experiments.config.data import DataConfig
-from drmad_jax.experiments.config.factories import Method
-from drmad_jax.experiments.config.loop import InnerConfig, JudgeConfig, OuterConfig
+from drmad_jax.experiments.config.factories import Method, Optimizer
 from drmad_jax.experiments.config.models import MLPConfig, ModelConfig
-from drmad_jax.experiments.config.section import Count, Section, one_of
+from drmad_jax.experiments.config.section import Count, PositiveInt, Section, dump, flatten, one_of
 from drmad_jax.experiments.config.task import TaskConfig, sections
 from drmad_jax.experiments.errors import ConfigError
+
+
+class InnerConfig(Section):
+    """Section `[inner]`: one training run.
+
+    Attributes:
+        num_steps: Steps of training, T.
+        batch_size: Examples per minibatch, drawn with replacement.
+        optimizer: An optax optimizer by name, with its arguments.
+    """
+
+    num_steps: PositiveInt
+    batch_size: PositiveInt
+    optimizer: Optimizer
+
+
+class OuterConfig(Section):
+    """Section `[outer]`: the tuning of the hyperparameters.
+
+    Attributes:
+        num_steps: Updates of the hyperparameters, each after one training run; 0 for no tuning,
+            to judge what tuning starts from.
+        optimizer: An optax optimizer by name, with its arguments.
+    """
+
+    num_steps: Count
+    optimizer: Optimizer
+
+
+class JudgeConfig(Section):
+    """Section `[judge]`: what tuning was worth, on seeds that it never saw.
+
+    Attributes:
+        num_seeds: Training runs with the first and with the final hyperparameters each, on the
+            same fresh seeds; 0 for none. One seed gives no interval.
+    """
+
+    num_seeds: Count = 0
 
 
 def _plain_name(name: str) -> str:
@@ -55,6 +92,11 @@ class Config(Section):
     def label(self) -> str:
         """The experiment, and the variant behind a slash."""
         return f"{self.name}/{self.variant}" if self.variant else self.name
+
+    @property
+    def folder(self) -> str:
+        """Where the variant is kept among the others of its experiment."""
+        return self.variant or variants.BASE
 
 
 def load(
@@ -102,7 +144,7 @@ def variant_names(path: Path | str) -> list[str]:
     Raises:
         ConfigError: If the file cannot be read, or a variant is not a table.
     """
-    return variants.names(_read(path))
+    return [variants.BASE, *variants.named(_read(path))]
 
 
 def parse(table: Mapping[str, Any]) -> Config:
@@ -131,7 +173,7 @@ def to_toml(config: Config) -> str:
     Returns:
         TOML text.
     """
-    return tomli_w.dumps(section.dump(config))
+    return tomli_w.dumps(dump(config))
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -144,21 +186,9 @@ def differences(old: Config, new: Config) -> list[str]:
     Returns:
         Lines such as "outer.num_steps: 10 -> 20"; none if they are equal.
     """
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(dump(old)), flatten(dump(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key, 'unset')!r} -> {after.get(key, 'unset')!r}" for key in keys]
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """The values of a configuration by their dotted keys.
-
-    Args:
-        config: A configuration.
-
-    Returns:
-        Plain values.
-    """
-    return section.flatten(section.dump(config))
 
 
 def _read(path: Path | str) -> dict[str, Any]:

@@ -48,27 +48,39 @@ class Factory:
         raise NotImplementedError
 
     @classmethod
-    def of_arguments(cls) -> type["Factory"]:
-        """What reads the arguments that are tables."""
-        return cls
+    def makers(cls) -> dict[str, Callable[..., Any]]:
+        """The functions by which an argument can be made."""
+        return cls.choices()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         """Reads the section, and checks it by building the value once."""
-        return core_schema.no_info_plain_validator_function(cls._read)
+        return core_schema.no_info_plain_validator_function(lambda table: cls.read(table))
 
     @classmethod
-    def _read(cls, table: Any) -> Self:
+    def read(cls, table: Any, *, is_argument: bool = False) -> Self:
+        """Reads a table, that of the section itself or that of an argument.
+
+        Args:
+            table: The name and the arguments.
+            is_argument: Whether it is an argument of another one.
+
+        Returns:
+            The checked value.
+
+        Raises:
+            ValueError: If it names no such function, or the function does not take the arguments.
+        """
         if isinstance(table, cls):
             return table
         if not isinstance(table, Mapping):
             raise ValueError(f"expected a table, got {describe(table)}")
-        choices = cls.choices()
+        choices = cls.makers() if is_argument else cls.choices()
         name = _Named.model_validate({k: v for k, v in table.items() if k == "name"}).name
         if name not in choices:
             refuse("name", f"unknown name {name!r}; {suggest(name, choices)}")
         options = {key: value for key, value in table.items() if key != "name"}
-        arguments = _arguments(choices[name], cls.of_arguments()).model_validate(options)
+        arguments = _arguments(choices[name], cls).model_validate(options)
         calls = {key: value for key, value in arguments if isinstance(value, Factory)}
         section = cls(name, options | {key: calls[key] for key in options if key in calls})
         try:
@@ -85,11 +97,11 @@ class Factory:
         """Calls the function."""
         options = self.options.items()
         made = {k: value.build() if isinstance(value, Factory) else value for k, value in options}
-        return self.choices()[self.name](**made)
+        return self.makers()[self.name](**made)
 
     def parameters(self) -> dict[str, Any]:
         """Every argument of the function with the value it takes, defaults included."""
-        signature = inspect.signature(self.choices()[self.name])
+        signature = inspect.signature(self.makers()[self.name])
         return {p.name: p.default for p in signature.parameters.values()} | dict(self.options)
 
     def __str__(self):
@@ -118,18 +130,9 @@ class Method(Factory):
         return {name: value for name, value in functions.items() if _makes_method(value)}
 
     @classmethod
-    def of_arguments(cls) -> type[Factory]:
-        """Other methods, such as that of `truncated`, and what else an argument is made by."""
-        return MethodArgument
-
-
-class MethodArgument(Method):
-    """A table within section `[method]`: what an argument of a method is made by."""
-
-    @classmethod
-    def choices(cls) -> dict[str, Callable[..., Any]]:
-        """The methods and the makers of their arguments."""
-        return Method.choices() | {name: getattr(dj, name) for name in _ARGUMENTS}
+    def makers(cls) -> dict[str, Callable[..., Any]]:
+        """The methods, such as that of `truncated`, and those of `_ARGUMENTS`."""
+        return cls.choices() | {name: getattr(dj, name) for name in _ARGUMENTS}
 
 
 class _Named(Section):
@@ -143,14 +146,13 @@ class _Arguments(Section):
 
 
 @functools.cache
-def _arguments(function: Callable[..., Any], of_calls: type[Factory]) -> type[Section]:
+def _arguments(function: Callable[..., Any], factory: type[Factory]) -> type[Section]:
     """The section of a function's arguments, typed where annotations speak of plain values."""
     hints = _hints(function)
-    calls = pydantic.TypeAdapter(of_calls)
 
     def read(value: Any, check: Callable[[Any], Any]) -> Any:
         is_call = isinstance(value, Mapping) and "name" in value
-        return calls.validate_python(value) if is_call else check(value)
+        return factory.read(value, is_argument=True) if is_call else check(value)
 
     fields = {
         name: (

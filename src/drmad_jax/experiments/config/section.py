@@ -27,6 +27,7 @@ _EXPECTED = {
 _BOUNDS = {
     "greater_than": "a value above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
     "less_than": "a value below {lt:g}",
 }
 _TOML = {int: "integer", float: "number", str: "string", list: "list"}

@@ -1,4 +1,4 @@
-"""Section `[task]`: a kind for each task that registers itself.
+"""Section `[task]`: a kind for each task.
 
 Tasks are found as plug-ins, by the folder they are in: nothing here names one, and each of them
 imports the configuration.
@@ -6,7 +6,7 @@ imports the configuration.
 
 import importlib
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import pydantic
 
@@ -29,44 +29,21 @@ chosen = pydantic.AfterValidator(_chosen)
 
 
 class TaskConfig(Section):
-    """Base of the sections `[task]`.
+    """Base of the sections `[task]`, each of which is found by its kind.
 
     Attributes:
         headline: The metric of `evaluate` that figures and tables show beside the outer loss.
+        make: Makes the task of a configuration with this section; `tasks.base.task` sets it.
         kind: The task's name, a literal with itself as default.
     """
 
     headline: ClassVar[str] = "test_error"
+    make: ClassVar[Callable[[Any], Any]]
 
     kind: Any
 
 
-class Registered(NamedTuple):
-    """A task: its section, and what makes it of a whole configuration."""
-
-    section: type[TaskConfig]
-    make: Callable[[Any], Any]
-
-
-_TASKS: dict[str, Registered] = {}
-
-
-def register(section: type[TaskConfig], make: Callable[[Any], Any]) -> None:
-    """Lets configurations name a task.
-
-    Args:
-        section: Its section `[task]`.
-        make: Makes the task of a configuration with this section.
-    """
-    _TASKS[section.model_fields["kind"].default] = Registered(section, make)
-
-
-def registered() -> dict[str, Registered]:
-    """Every task by its kind."""
-    importlib.import_module(_FOLDER)
-    return _TASKS
-
-
 def sections() -> dict[str, type[TaskConfig]]:
-    """The sections of every task by its kind."""
-    return {kind: task.section for kind, task in registered().items()}
+    """The section of every task by its kind."""
+    importlib.import_module(_FOLDER)
+    return {cls.model_fields["kind"].default: cls for cls in TaskConfig.__subclasses__()}

@@ -18,19 +18,29 @@ SMOKE_SUFFIX = "-smoke"
 _FIXED = ("name", "variant", "variants")
 
 
-def names(table: Mapping[str, Any]) -> list[str]:
+def named(table: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     """The variants of a configuration file.
 
     Args:
         table: The file's contents.
 
     Returns:
-        "base" and the names of its variants, in the file's order; "base" alone if it has none.
+        What each changes, by its name, in the file's order.
 
     Raises:
         ConfigError: If a variant is not a table, or is named "base".
     """
-    return [BASE, *_variants(table)]
+    variants = table.get("variants", {})
+    if not isinstance(variants, Mapping):
+        raise ConfigError(f"variants: expected tables [variants.NAME], got {describe(variants)}")
+    for name, changes in variants.items():
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"variants.{name}: expected a table, got {describe(changes)}")
+        if name == BASE:
+            raise ConfigError(
+                f"variants.{BASE}: this is the name of the file's own settings; choose another"
+            )
+    return variants
 
 
 def choose(
@@ -49,7 +59,7 @@ def choose(
     Raises:
         ConfigError: If there is no such variant or no `[smoke]`, or they change the name.
     """
-    variants = _variants(table)
+    variants = named(table)
     chosen = {key: value for key, value in table.items() if key != "variants"}
     if variant not in (None, BASE):
         if variant not in variants:
@@ -101,20 +111,6 @@ def _extends(before: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
     """Whether the keys of both belong to one thing."""
     same_kind = before.get("kind", changes.get("kind")) == changes.get("kind", before.get("kind"))
     return "name" not in changes and same_kind
-
-
-def _variants(table: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    variants = table.get("variants", {})
-    if not isinstance(variants, Mapping):
-        raise ConfigError(f"variants: expected tables [variants.NAME], got {describe(variants)}")
-    for name, changes in variants.items():
-        if not isinstance(changes, Mapping):
-            raise ConfigError(f"variants.{name}: expected a table, got {describe(changes)}")
-        if name == BASE:
-            raise ConfigError(
-                f"variants.{BASE}: this is the name of the file's own settings; choose another"
-            )
-    return variants
 
 
 def _check_changes(changes: Mapping[str, Any], path: str) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import os
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from drmad_jax.experiments.errors import DatasetError
-from drmad_jax.experiments.files import write_atomically
+from drmad_jax.experiments.files import cache_dir, write_atomically
 
 Split = Literal["train", "test"]
 
@@ -144,7 +143,7 @@ def prepare(name: str) -> Path | None:
     return Path(builder.data_path)
 
 
-def open_source(name: str, split: Split) -> Sequence[Any]:
+def open_source(name: str, split: Split) -> Any:
     """The examples of a prepared data set, read without TensorFlow.
 
     Args:
@@ -152,23 +151,28 @@ def open_source(name: str, split: Split) -> Sequence[Any]:
         split: "train" or "test".
 
     Returns:
-        A sequence of examples, dictionaries of NumPy values that are decoded when asked for.
+        A sequence of examples, dictionaries of NumPy values that are decoded when asked for; it can
+        read many at once, too.
 
     Raises:
-        DatasetError: If the data set has not been prepared.
+        DatasetError: If the data set has not been prepared, or in another format.
     """
-    return _open(name, _folder(name), split)
+    import tensorflow_datasets as tfds
+
+    folder = _folder(name)
+    versioned = f"{name}:{folder.name}"
+    try:
+        return tfds.data_source(versioned, split=split, data_dir=data_dir(), download=False)
+    except NotImplementedError as error:
+        raise DatasetError(
+            f"{name} in {folder} is not in array_record format; move it away and run\n"
+            f"    drmad-jax prepare {name}"
+        ) from error
 
 
 def data_dir() -> Path:
     """The folder of prepared data sets: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def cache_dir() -> Path:
-    """The folder of decoded arrays: drmad_jax in XDG_CACHE_HOME, or in ~/.cache."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return root / "drmad_jax"
 
 
 def _load_digits(split: Split) -> tuple[np.ndarray, np.ndarray, float]:
@@ -188,7 +192,7 @@ def _load(name: str, split: Split, num_examples: int) -> tuple[np.ndarray, np.nd
     cached = cache_dir() / f"{name}-{folder.name}-{split}-{_fingerprint(folder)}.npz"
     arrays = _read_cache(cached)
     if arrays is None or len(arrays[1]) < num_examples:
-        arrays = _decode(name, folder, split, num_examples)
+        arrays = _decode(name, split, num_examples)
         _write_cache(cached, *arrays)
     return *arrays, 255.0
 
@@ -219,28 +223,13 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _decode(
-    name: str, folder: Path, split: Split, num_examples: int
+    name: str, split: Split, num_examples: int
 ) -> tuple[UInt8[np.ndarray, "n h w c"], UInt8[np.ndarray, " n"]]:
-    source = _open(name, folder, split)
+    source = open_source(name, split)
     # Read one by one, they would take three times as long.
     examples = source.__getitems__(range(min(num_examples, len(source))))
     images = np.stack([example["image"] for example in examples])
     return images, np.array([example["label"] for example in examples], np.uint8)
-
-
-def _open(name: str, folder: Path, split: Split) -> Any:
-    """A data source of TFDS: a sequence that can read many examples at once, too."""
-    import tensorflow_datasets as tfds
-
-    versioned = f"{name}:{folder.name}"
-    try:
-        source = tfds.data_source(versioned, split=split, data_dir=data_dir(), download=False)
-    except NotImplementedError as error:
-        raise DatasetError(
-            f"{name} in {folder} is not in array_record format; move it away and run\n"
-            f"    drmad-jax prepare {name}"
-        ) from error
-    return source
 
 
 def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

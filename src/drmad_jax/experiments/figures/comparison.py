@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from drmad_jax.experiments.figures.style import COLORS, COLUMN_WIDTH, MARKERS, new_figure
+from drmad_jax.experiments.figures.style import COLORS, COLUMN_WIDTH, MARKERS, new_figure, panel
 
 _LABEL_SIZE = 7
 
@@ -60,8 +60,7 @@ def cotangents(record: Mapping[str, Any]) -> Figure:
     Returns:
         A figure.
     """
-    figure = new_figure(2.7, width=1.5 * COLUMN_WIDTH)
-    axes = figure.subplots()
+    figure, axes = panel(2.7, width=1.5 * COLUMN_WIDTH)
     axes.set_yscale("log")
     ends, drawn = {}, []
     for report in record["reports"]:

@@ -14,6 +14,7 @@ from drmad_jax.experiments.figures.style import (
     DIVERGING_MAP,
     bare,
     new_figure,
+    panel,
 )
 
 _GAPS = 0.01, 0.02
@@ -29,8 +30,7 @@ def image(values: Float[np.ndarray, "h w"], *, label: str) -> Figure:
     Returns:
         A figure.
     """
-    figure = new_figure(2.7)
-    axes = figure.subplots()
+    figure, axes = panel(2.7)
     shown = axes.imshow(values, cmap=COLOR_MAP, interpolation="nearest")
     bare(axes)
     figure.colorbar(shown, ax=axes, label=label)

@@ -55,6 +55,12 @@ def new_figure(
     return figure
 
 
+def panel(height: float, *, width: float = COLUMN_WIDTH) -> tuple[Figure, Axes]:
+    """A figure of one panel, and the panel; sizes in inches."""
+    figure = new_figure(height, width=width)
+    return figure, figure.subplots()
+
+
 def bare(axes: Axes) -> None:
     """Takes ticks and frame away, as pictures want it.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from drmad_jax.experiments.figures.style import BLUE, ORANGE, new_figure
+from drmad_jax.experiments.figures.style import BLUE, ORANGE, new_figure, panel
 
 # Of more arrays than that, histograms make a figure that fits no page.
 _MOST_HISTOGRAMS = 12
@@ -47,8 +47,7 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
 
 
 def _ranges(values: Mapping[str, np.ndarray], start: float, *, label: str) -> Figure:
-    figure = new_figure(0.6 + 0.15 * len(values))
-    axes = figure.subplots()
+    figure, axes = panel(0.6 + 0.15 * len(values))
     rows = range(len(values))
     quantiles = [np.quantile(array, [0.05, 0.25, 0.5, 0.75, 0.95]) for array in values.values()]
     least, low, middle, high, most = np.transpose(quantiles)
@@ -74,8 +73,7 @@ def changes(start: float, values: Mapping[str, float], *, label: str) -> Figure:
     Returns:
         A figure with one line for each value.
     """
-    figure = new_figure(max(0.6 + 0.22 * len(values), 1.2))
-    axes = figure.subplots()
+    figure, axes = panel(max(0.6 + 0.22 * len(values), 1.2))
     rows = range(len(values))
     axes.hlines(rows, start, list(values.values()), color=BLUE)
     axes.plot(list(values.values()), rows, "o", color=BLUE)

@@ -1,15 +1,10 @@
 """Models in flax, named so that a hyperparameter tree can speak of their layers."""
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from drmad_jax.experiments.models.convolution import convolve
 
@@ -64,31 +59,3 @@ class ConvNet(nn.Module):
             )
             outputs = _ACTIVATIONS[self.activation](layer(outputs))
         return nn.Dense(self.num_classes, name="dense")(outputs.reshape(len(outputs), -1))
-
-
-def init_params(
-    model: nn.Module,
-    key: Array,
-    images: Float[Array | np.ndarray, "n *shape"],
-    log_scale: float | Literal["lecun"],
-) -> PyTree:
-    """Initial weights of a model without state.
-
-    Args:
-        model: A flax module called with images.
-        key: Key of the draw.
-        images: A batch, for its shape.
-        log_scale: Natural log of the standard deviation of all weights and biases (Maclaurin et
-            al. 2015), or "lecun" for the model's own initializers, which in flax are fan-in scaled
-            kernels and zero biases.
-
-    Returns:
-        The tree of weights.
-    """
-    if log_scale == "lecun":
-        return model.init(key, images)["params"]
-    shapes = jax.eval_shape(model.init, key, images)["params"]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    # One draw for all: XLA takes half a second on a CPU to compile each.
-    flat, unravel = ravel_pytree(zeros)
-    return unravel(math.exp(log_scale) * jax.random.normal(key, flat.shape, flat.dtype))

@@ -72,12 +72,12 @@ def judged(runs: Sequence[Run]) -> Figure | None:
         for axes, name in zip(panels, names, strict=True):
             label, factor, _ = metric(name)
             for number, run in enumerate(shown):
-                found = run.judged.get(name, {})
-                _draw_estimate(axes, number - 0.12, found.get("before"), factor, GREY, "o", "white")
-                color, _, marker = look(runs.index(run))
-                _draw_estimate(
-                    axes, number + 0.12, found.get("after"), factor, color, marker, color
-                )
+                color, _, marker = _look(runs.index(run))
+                before = {"color": GREY, "marker": "o", "mfc": "white"}
+                after = {"color": color, "marker": marker, "mfc": color}
+                for when, shift, look in (("before", -0.12, before), ("after", 0.12, after)):
+                    found = run.judged.get(name, {}).get(when)
+                    _draw_estimate(axes, number + shift, found, factor, look)
             axes.set_xlabel(f"{label}, fresh seeds")
             axes.grid(axis="x", linewidth=0.3)
         panels[0].set_yticks(range(len(shown)), [run.label for run in shown])
@@ -85,21 +85,14 @@ def judged(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def look(number: int) -> tuple[str, str, str]:
-    """Colour, dashes and marker of a run, of which no two runs among 28 share all.
-
-    Args:
-        number: Its place among the runs.
-
-    Returns:
-        What matplotlib calls `color`, `linestyle` and `marker`.
-    """
+def _look(number: int) -> tuple[str, str, str]:
+    """Colour, dashes and marker of a run, of which no two runs among 28 share all."""
     color = "black" if number == 0 else COLORS[(number - 1) % len(COLORS)]
     return color, _DASHES[number % len(_DASHES)], MARKERS[number % len(MARKERS)]
 
 
 def _draw_course(axes: Axes, run: Run, number: int, name: str, factor: float) -> None:
-    color, dashes, marker = look(number)
+    color, dashes, marker = _look(number)
     steps = [line["step"] for line in run.metrics]
     values = [np.nan if line[name] is None else factor * line[name] for line in run.metrics]
     if run.config.outer.num_steps == 0 and values:
@@ -122,18 +115,14 @@ def _draw_estimate(
     height: float,
     found: Mapping[str, Any] | None,
     factor: float,
-    color: str,
-    marker: str,
-    face: str,
+    look: Mapping[str, Any],
 ) -> None:
     if not found or found["mean"] is None:
         return
     mean = factor * found["mean"]
     ends = [mean, mean] if found["interval"] is None else factor * np.array(found["interval"])
     errors = [[mean - ends[0]], [ends[1] - mean]]
-    axes.errorbar(
-        mean, height, xerr=errors, color=color, marker=marker, mfc=face, elinewidth=0.9, capsize=1.5
-    )
+    axes.errorbar(mean, height, xerr=errors, elinewidth=0.9, capsize=1.5, **look)
 
 
 def _all_have(runs: Sequence[Run], name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from drmad_jax.experiments import config as configs
+from drmad_jax.experiments.config.section import dump, flatten
 from drmad_jax.experiments.figures.style import DPI, png
 from drmad_jax.experiments.report import figures, judged_tables, run_tables
 from drmad_jax.experiments.report.runs import Run
@@ -51,7 +52,7 @@ class _Picture(NamedTuple):
 def _experiment(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """The section of one experiment."""
     first, *others = runs
-    values = configs.flatten(first.config)
+    values = flatten(dump(first.config))
     tables = [
         judged_tables.results(runs),
         judged_tables.against_first(runs),

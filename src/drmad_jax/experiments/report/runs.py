@@ -122,7 +122,7 @@ def _read(folder: Path) -> Run:
         summary = run_folder.read_summary(folder) or {}
     except (ExperimentError, ValueError) as error:
         raise RunFolderError(f"{folder} cannot be read: {error}") from error
-    return Run(folder, config, metrics, summary, config.variant or BASE)
+    return Run(folder, config, metrics, summary, config.folder)
 
 
 def _in_order(runs: Iterable[Run]) -> list[Run]:

@@ -9,7 +9,6 @@ from tqdm import tqdm
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.config.variants import BASE
 from drmad_jax.experiments.errors import RunFolderError, RunStopped
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.loop import run
@@ -58,19 +57,6 @@ def load_all(
     return [configs.load(path, overrides, variant=name, smoke=smoke) for name in names]
 
 
-def folder_of(config: Config, root: Path) -> Path:
-    """Where a variant is kept among the others of its experiment.
-
-    Args:
-        config: The variant.
-        root: Folder of the experiment.
-
-    Returns:
-        The variant's run folder.
-    """
-    return root / (config.variant or BASE)
-
-
 def run_all(
     variants: Sequence[Config], root: Path, *, resume: bool = False, progress: bool = True
 ) -> Iterator[Outcome]:
@@ -94,9 +80,9 @@ def run_all(
             f"{root} is the folder of a single run; choose another one for all variants with --out"
         )
     for config in variants:
-        run_folder.check(folder_of(config, root), config, resume=resume)
+        run_folder.check(root / config.folder, config, resume=resume)
     for number, config in enumerate(variants, start=1):
-        folder = folder_of(config, root)
+        folder = root / config.folder
         summary = run_folder.read_summary(folder)
         if summary is not None:
             yield Outcome(config, folder, summary, skipped=True)

@@ -88,19 +88,22 @@ def judge(
     Returns:
         The section `judge` of `summary.json`.
     """
-    count = config.judge.num_seeds
-    run_folder.keep(folder, run_folder.JUDGE, count)
-    done = len(run_folder.read(folder, run_folder.JUDGE))
-    changed = not _equal(first, final)
-    bar = tqdm(
-        desc=f"{config.label} judge", initial=done, total=count, unit="seed", disable=not progress
-    )
-    with bar:
+    file, count = run_folder.JUDGE, config.judge.num_seeds
+    run_folder.keep(folder, file, count)
+    done = len(run_folder.read(folder, file))
+    # Where nothing was tuned there is one training to judge, not two.
+    changed = not jax.tree.all(jax.tree.map(np.array_equal, first, final))
+    name = f"{config.label} judge"
+    with tqdm(desc=name, initial=done, total=count, unit="seed", disable=not progress) as bar:
         for number in range(done, count):
-            line = _judge_seed(config, number, trial, first, final if changed else None)
-            run_folder.append(folder, run_folder.JUDGE, line)
+            start, key = time.perf_counter(), fresh_key(config, number)
+            before = to_host(trial(first, key))
+            after = to_host(trial(final, key)) if changed else before
+            seconds = round(time.perf_counter() - start, 4)
+            line = {"seed": number, "before": before, "after": after, "seconds": seconds}
+            run_folder.append(folder, file, line)
             bar.update()
-    return summarise(run_folder.read(folder, run_folder.JUDGE))
+    return summarise(run_folder.read(folder, file))
 
 
 def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -123,24 +126,3 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
     seconds = sum(line["seconds"] for line in lines)
     return {"num_seeds": len(lines), "seconds": seconds, "metrics": metrics}
-
-
-def _judge_seed(
-    config: Config,
-    number: int,
-    trial: Callable[[PyTree, Array], Metrics],
-    first: PyTree,
-    final: PyTree | None,
-) -> dict[str, Any]:
-    """One pair of trainings that differ in nothing but the hyperparameters."""
-    start = time.perf_counter()
-    key = fresh_key(config, number)
-    before = to_host(trial(first, key))
-    after = before if final is None else to_host(trial(final, key))
-    seconds = round(time.perf_counter() - start, 4)
-    return {"seed": number, "before": before, "after": after, "seconds": seconds}
-
-
-def _equal(first: PyTree, final: PyTree) -> bool:
-    """Where nothing was tuned there is one training to judge, not two."""
-    return jax.tree.all(jax.tree.map(np.array_equal, first, final))

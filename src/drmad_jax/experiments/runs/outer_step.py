@@ -60,14 +60,7 @@ def make_outer_step(
 
     def outer_step(carry: Carry, key: Array, data: PyTree) -> tuple[Carry, Metrics]:
         inputs = task.sample(key, data)
-        out = hypergradient(
-            carry.hparams,
-            inputs.params,
-            inputs.inner_batches,
-            inputs.outer_batch,
-            model_state=inputs.model_state,
-            key=inputs.key,
-        )
+        out = hypergradient(carry.hparams, **inputs._asdict())
         metrics = {
             "outer_loss": out.value,
             **task.evaluate(out.state, carry.hparams, data),

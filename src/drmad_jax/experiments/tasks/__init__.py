@@ -8,7 +8,6 @@ import importlib
 import pkgutil
 
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.config.task import registered
 from drmad_jax.experiments.tasks.base import Inputs, Task
 
 __all__ = ["Inputs", "Task", "make_task"]
@@ -29,4 +28,4 @@ def make_task(config: Config) -> Task:
     Raises:
         ConfigError: If the task does not work with the kinds of the other sections.
     """
-    return registered()[config.task.kind].make(config)
+    return config.task.make(config)

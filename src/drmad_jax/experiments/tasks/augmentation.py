@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 from matplotlib.figure import Figure
 from pydantic import Field
 
@@ -18,8 +18,8 @@ from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM, augment
 from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.figures import images, values
-from drmad_jax.experiments.tasks.base import task
-from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
+from drmad_jax.experiments.tasks.base import Scalar, task
+from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, cross_entropy
 
 _NUM_SHOWN = 8
 Strength = Literal[
@@ -31,7 +31,6 @@ class AugmentationConfig(TaskConfig):
     """Section `[task]`: learn how strongly to augment images, and to smooth labels.
 
     Attributes:
-        kind: "augmentation".
         tuned: What is learned, one strength each; what is not in the list is not done at all.
             Largest changes are drawn evenly between both directions: "shift" and the side of a
             "cutout" hole in shares of the image's side, "rotation" in radians, "zoom" and
@@ -84,13 +83,11 @@ class AugmentationTask(ClassifierTask[AugmentationConfig, ConvConfig]):
 
     def _predict_augmented(
         self, params: PyTree, hparams: PyTree, batch: Images, *, key: Array
-    ) -> Float[Array, "n classes"]:
+    ) -> Logits:
         return self.network(params, augment(key, batch.images, _augmentations(hparams)))
 
 
-def smoothed_cross_entropy(
-    logits: Float[Array, "n classes"], hparams: PyTree, batch: Images
-) -> Float[Array, ""]:
+def smoothed_cross_entropy(logits: Logits, hparams: PyTree, batch: Images) -> Scalar:
     """Mean cross entropy against labels of which a share is spread over all classes.
 
     Args:

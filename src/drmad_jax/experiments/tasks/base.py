@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.config.section import Section
-from drmad_jax.experiments.config.task import TaskConfig, register
+from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.errors import ConfigError
 
 S = TypeVar("S", bound=TaskConfig)
 D = TypeVar("D", bound=Section)
 M = TypeVar("M", bound=Section)
 T = TypeVar("T", bound=type["Task"])
+
+Scalar = Float[Array, ""]
+Scores = dict[str, Scalar]
 
 
 class Inputs(NamedTuple):
@@ -80,14 +83,12 @@ class Task(abc.ABC, Generic[S, D, M]):
         """Splits, initial weights and minibatches of one outer step; pure, to be jitted."""
 
     @abc.abstractmethod
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: PyTree
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: PyTree) -> Scores:
         """Named scalars about the trained state, the section's `headline` among them."""
 
     def evaluate_fresh(
         self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: PyTree
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> Scores:
         """Further scalars for fresh seeds alone: what costs too much at every outer step."""
         del inputs, state, hparams, data
         return {}
@@ -120,7 +121,7 @@ def task(
             made.check()
             return made
 
-        register(section, make)
+        section.make = staticmethod(make)
         return cls
 
     return add

@@ -13,9 +13,11 @@ import drmad_jax as dj
 from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.data.datasets import DATASETS, DatasetSpec, Images, load_splits
 from drmad_jax.experiments.models.network import Network, classifier
-from drmad_jax.experiments.tasks.base import D, Inputs, M, S, Task
+from drmad_jax.experiments.tasks.base import D, Inputs, M, S, Scalar, Scores, Task
 
 E = TypeVar("E")
+
+Logits = Float[Array, "n classes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +68,12 @@ class ClassifierTask(ImageTask[S, ImagesConfig, M], Generic[S, M]):
 
     def outer_loss(
         self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
-    ) -> Float[Array, ""]:
+    ) -> Scalar:
         """Mean cross entropy of a batch."""
         logits = self.outputs(params, hparams, batch, model_state=model_state)
         return cross_entropy(logits, hparams, batch)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: Any
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: Any) -> Scores:
         """Mean cross entropy and share of wrong answers on the test examples."""
         logits = self.outputs(state.params, hparams, data.test, model_state=state.model_state)
         wrong = jnp.argmax(logits, axis=-1) != data.test.labels
@@ -99,9 +99,7 @@ def hold_out(key: Array, examples: E, num_valid: int) -> tuple[E, E]:
     return take(order[num_valid:]), take(order[:num_valid])
 
 
-def cross_entropy(
-    logits: Float[Array, "n classes"], hparams: PyTree, batch: Images
-) -> Float[Array, ""]:
+def cross_entropy(logits: Logits, hparams: PyTree, batch: Images) -> Scalar:
     """Mean cross entropy of a batch; the signature is that of a composite loss's criterion.
 
     Args:

@@ -23,11 +23,19 @@ from drmad_jax.experiments.data import clouds, geotiff
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM
 from drmad_jax.experiments.data.clouds import BANDS, CLASSES, Patches
 from drmad_jax.experiments.data.datasets import Splits
-from drmad_jax.experiments.figures.style import BLUE, COLUMN_WIDTH, GREY, ORANGE, bare, new_figure
+from drmad_jax.experiments.figures.style import (
+    BLUE,
+    COLUMN_WIDTH,
+    GREY,
+    ORANGE,
+    bare,
+    new_figure,
+    panel,
+)
 from drmad_jax.experiments.models.network import Network, kernels_of
 from drmad_jax.experiments.models.pyramid import PyramidNet
 from drmad_jax.experiments.tasks import segmentation
-from drmad_jax.experiments.tasks.base import task, train_once
+from drmad_jax.experiments.tasks.base import Scalar, Scores, task, train_once
 from drmad_jax.experiments.tasks.classification import ImageTask
 
 _NUM_SHOWN = 5
@@ -42,7 +50,6 @@ class CloudsTaskConfig(TaskConfig):
     """Section `[task]`: learn how to train a network that finds clouds and their shadows.
 
     Attributes:
-        kind: "clouds".
         tuned: What is learned: "penalties", a log L2 penalty for each layer's kernel;
             "class_weights", the log of each class's weight in the training loss; "augmentation",
             how strongly each band is brightened and made noisy. What is not in the list keeps its
@@ -99,9 +106,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         """Every hyperparameter at the section's start."""
         return {name: value for name, value in self._start().items() if name in self.task.tuned}
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: Splits
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: Splits) -> Scores:
         """Cross entropy, and for each class precision, recall and intersection over union."""
         logits = self.outputs(state.params, hparams, data.test, model_state=state.model_state)
         loss = segmentation.weighted_cross_entropy(logits, data.test.labels)
@@ -147,10 +152,10 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
     ) -> tuple[Float[Array, "n h w 3"], PyTree]:
         images = batch.images
         if "augmentation" in hparams:
-            images = change_bands(key, images, _strengths(hparams))
+            images = _change_bands(key, images, _strengths(hparams))
         return self.network.train(params, images, model_state=model_state, key=key)
 
-    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Scalar:
         start = dict.fromkeys(kernels_of(params), self.task.initial_log_l2)
         log_l2 = hparams.get("penalties", start)
         squares = {name: jnp.sum(jnp.square(kernel)) for name, kernel in kernels_of(params).items()}
@@ -158,29 +163,19 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
 
     def _outer_loss(
         self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree
-    ) -> Float[Array, ""]:
+    ) -> Scalar:
         logits = self.outputs(params, hparams, batch, model_state=model_state)
         if self.task.outer_loss == "soft_iou":
             return segmentation.soft_iou_loss(logits, batch.labels)
         return segmentation.weighted_cross_entropy(logits, batch.labels)
 
 
-def change_bands(
+def _change_bands(
     key: Array,
     images: Float[Array | np.ndarray, "n h w b"],
     strengths: dict[str, Float[Array, " b"]],
 ) -> Float[Array, "n h w b"]:
-    """Changes the brightness of every band of every image, and adds noise to every value.
-
-    Args:
-        key: Key of the draw, which does not depend on the strengths.
-        images: Reflectances.
-        strengths: `brightness`, the largest log of a band's factor, and `noise`, the standard
-            deviation in reflectance, one for each band.
-
-    Returns:
-        Images of the same shape.
-    """
+    """Changes the brightness of every band of every image, and adds noise to every value."""
     images = jnp.asarray(images)
     factor_key, noise_key = jax.random.split(key)
     count, bands = images.shape[0], images.shape[-1]
@@ -189,9 +184,7 @@ def change_bands(
     return images * jnp.exp(strengths["brightness"] * draws) + strengths["noise"] * noise
 
 
-def _criterion(
-    logits: Float[Array, "n h w k"], hparams: PyTree, batch: Patches
-) -> Float[Array, ""]:
+def _criterion(logits: Float[Array, "n h w k"], hparams: PyTree, batch: Patches) -> Scalar:
     log_weights = hparams.get("class_weights")
     return segmentation.weighted_cross_entropy(logits, batch.labels, log_weights)
 
@@ -250,8 +243,7 @@ def _predictions(
 
 def _bars(values: Mapping[str, Sequence[Any]]) -> Figure:
     """Intersection over union of each class, before and after side by side."""
-    figure = new_figure(2.0)
-    axes = figure.subplots()
+    figure, axes = panel(2.0)
     places = np.arange(len(CLASSES))
     for index, (name, row) in enumerate(values.items()):
         at, heights = places + 0.4 * (index - 0.5), [100 * float(value) for value in row]

@@ -19,9 +19,9 @@ from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.data.batches import inner_batches
 from drmad_jax.experiments.data.datasets import Images
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.figures.style import BLUE, GREY, ORANGE, new_figure
-from drmad_jax.experiments.tasks.base import Inputs, task, train_once
-from drmad_jax.experiments.tasks.classification import ClassifierTask, hold_out
+from drmad_jax.experiments.figures.style import BLUE, GREY, ORANGE, new_figure, panel
+from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, task, train_once
+from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, hold_out
 from drmad_jax.experiments.tasks.projections import capped_simplex
 
 # No outer step and no fresh seed has this number.
@@ -36,7 +36,6 @@ class HyperCleaningConfig(TaskConfig):
     `inner.batch_size` = the number of training examples is full-batch training, as published.
 
     Attributes:
-        kind: "hyper_cleaning".
         corrupted: Share of the training labels that are replaced by another class.
         budget: Upper limit R of the sum of the weights, each of them in [0, 1]; the number of
             training examples for no limit but that.
@@ -140,9 +139,7 @@ class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
         batches = inner_batches(data.train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, data.valid, key=run_key)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: CleaningData
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: CleaningData) -> Scores:
         """Scores on the test examples, and how well the wrong labels are found."""
         found = hparams["weights"] < self.task.threshold
         scores = super().evaluate(state, hparams, data)
@@ -150,7 +147,7 @@ class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
 
     def evaluate_fresh(
         self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: CleaningData
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> Scores:
         """The error of a new training on the examples that were kept and the validation ones."""
         del state
         num_pool = self.data.num_train
@@ -190,7 +187,7 @@ class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
         return np.arange(self._num_train) < round(self.task.corrupted * self._num_train)
 
 
-def retrieval(found: Bool[Array, " n"], wanted: Bool[Array, " n"]) -> dict[str, Float[Array, ""]]:
+def retrieval(found: Bool[Array, " n"], wanted: Bool[Array, " n"]) -> Scores:
     """How well a set of examples was found.
 
     Args:
@@ -209,17 +206,14 @@ def retrieval(found: Bool[Array, " n"], wanted: Bool[Array, " n"]) -> dict[str, 
     }
 
 
-def _weighted_cross_entropy(
-    logits: Float[Array, "n classes"], hparams: PyTree, batch: Weighted
-) -> Float[Array, ""]:
+def _weighted_cross_entropy(logits: Logits, hparams: PyTree, batch: Weighted) -> Scalar:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return jnp.mean(hparams["weights"][batch.rows] * losses)
 
 
 def _weights(values: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> Figure:
     """Histograms of the weights, those of clean and of corrupted examples apart."""
-    figure = new_figure(2.2)
-    axes = figure.subplots()
+    figure, axes = panel(2.2)
     bins = np.linspace(0, max(float(values.max()), 1e-3), 31).tolist()
     for chosen, name, color in ((~wrong, "clean", BLUE), (wrong, "corrupted", ORANGE)):
         label = f"{name} ({chosen.sum()})"
@@ -241,8 +235,7 @@ def _precision_recall(
     The curve begins at the lowest weight: among the examples that share it, as many do at zero,
     there is no order.
     """
-    figure = new_figure(2.6)
-    axes = figure.subplots()
+    figure, axes = panel(2.6)
     order = np.argsort(values, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
     hits, num_found = np.cumsum(wrong[order])[ends], ends + 1

@@ -5,7 +5,7 @@ import math
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 from matplotlib.figure import Figure
 
 import drmad_jax as dj
@@ -14,8 +14,8 @@ from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.figures import images, values
 from drmad_jax.experiments.models.network import CLASSIFIERS, kernels_of
-from drmad_jax.experiments.tasks.base import task
-from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
+from drmad_jax.experiments.tasks.base import Scalar, task
+from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, cross_entropy
 
 # In rescaled coordinates ‖z‖² is weighed by exp(-4), whatever the hyperparameters.
 _RESCALED_LOG_L2 = -4.0
@@ -25,7 +25,6 @@ class L2Config(TaskConfig):
     """Section `[task]`: learn L2 penalties of the weights (biases have none).
 
     Attributes:
-        kind: "l2".
         granularity: What shares one penalty: the weights out of one input "unit", those of one
             "layer", each "parameter" alone, or all weights ("global").
         coordinates: "penalty" adds Σ exp(log_l2)·w² to the loss. "rescaled" is the published
@@ -65,7 +64,7 @@ class L2Task(ClassifierTask[L2Config, Any]):
 
     def outputs(
         self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree = None
-    ) -> Float[Array, "n classes"]:
+    ) -> Logits:
         """The logits of a batch, of the network with its own weights."""
         weights = self._weights(params, hparams)
         return self.network(weights, batch.images, model_state=model_state)
@@ -131,7 +130,7 @@ class L2Task(ClassifierTask[L2Config, Any]):
         weights = self._weights(params, hparams)
         return self.network.train(weights, batch.images, model_state=model_state, key=key)
 
-    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Scalar:
         def of_layer(name, kernel):
             squares = jnp.square(kernel)
             if self._is_rescaled:

@@ -19,7 +19,12 @@ from drmad_jax.experiments.data.datasets import Images
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.figures import images
 from drmad_jax.experiments.tasks.base import Inputs, task
-from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy, hold_out
+from drmad_jax.experiments.tasks.classification import (
+    ClassifierTask,
+    Logits,
+    cross_entropy,
+    hold_out,
+)
 
 # No outer step and no fresh seed has this number.
 _NOISE = 2**32 - 2
@@ -31,7 +36,6 @@ class LearnedDataConfig(TaskConfig):
     `inner.batch_size` = the number of these images is full-batch training, as published.
 
     Attributes:
-        kind: "learned_data".
         images_per_class: Training images of each class.
         start: What learning begins with: "blank" images, all zero; the "means" of each class; or
             random "real" images, drawn anew for each training run, which can be judged only.
@@ -157,9 +161,7 @@ class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
         means = data.means[:, None] if self.task.start == "means" else 0 * data.means[:, None]
         return jnp.repeat(means, self.task.images_per_class, axis=1)
 
-    def _predict(
-        self, params: PyTree, hparams: PyTree, batch: Learnable
-    ) -> Float[Array, "n classes"]:
+    def _predict(self, params: PyTree, hparams: PyTree, batch: Learnable) -> Logits:
         learned = _flat(hparams["images"])[batch.rows]
         return self.network(params, batch.start + learned)
 

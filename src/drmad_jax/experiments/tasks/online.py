@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 from pydantic import Field
 
 import drmad_jax as dj
@@ -18,8 +18,8 @@ from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models.network import CLASSIFIERS
-from drmad_jax.experiments.tasks.base import Inputs, task
-from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
+from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, task
+from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, cross_entropy
 
 # With this learning rate an optimizer's update is the direction that a rate is multiplied with.
 _ASCENT = {"learning_rate": -1.0}
@@ -32,7 +32,6 @@ class OnlineConfig(TaskConfig):
     With `outer.num_steps = 0`, since nothing is handed on to another run.
 
     Attributes:
-        kind: "online".
         tuned: What adapts of "learning_rates", starting from that of `[inner.optimizer]`, and
             "penalties".
         granularity: What has values of its own: each "parameter", each "tensor", or all weights
@@ -110,13 +109,11 @@ class OnlineTask(ClassifierTask[OnlineConfig, Any]):
 
     def outputs(
         self, params: Pair, hparams: PyTree, batch: Images, *, model_state: PyTree = None
-    ) -> Float[Array, "n classes"]:
+    ) -> Logits:
         """The logits of a batch, of the weights that are trained."""
         return super().outputs(params.training, hparams, batch, model_state=model_state)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: Splits
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: Splits) -> Scores:
         """Scores on the test examples, and where rates and penalties came to."""
         adapted = state.opt_state
         found = {}
@@ -180,6 +177,6 @@ def _for_pairs(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(init, update)
 
 
-def _mean(pytree: PyTree) -> Float[Array, ""]:
+def _mean(pytree: PyTree) -> Scalar:
     leaves = jax.tree.leaves(pytree)
     return sum(jnp.sum(leaf) for leaf in leaves) / sum(leaf.size for leaf in leaves)  # pyright: ignore

@@ -21,10 +21,10 @@ from drmad_jax.experiments.data.batches import inner_batches
 from drmad_jax.experiments.data.datasets import Splits
 from drmad_jax.experiments.data.omniglot import ALPHABETS, Drawings, load_alphabets
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.figures.style import COLOR_MAP, bare, new_figure
+from drmad_jax.experiments.figures.style import COLOR_MAP, bare, new_figure, panel
 from drmad_jax.experiments.models.feedforward import MLP
 from drmad_jax.experiments.models.network import Network
-from drmad_jax.experiments.tasks.base import Inputs, Task, task
+from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, Task, task
 
 # Characters of each alphabet in the figure of them.
 _NUM_SHOWN = 12
@@ -37,7 +37,6 @@ class SharingConfig(TaskConfig):
     """Section `[task]`: learn how much alphabets share of their networks' weights.
 
     Attributes:
-        kind: "sharing".
         initial_sharing: Where the sharing starts, 0 for networks on their own, 1 for one network:
             a number for all layers, or one for each; published: 0.5.
         log_l2: Natural log of the penalty on the weights before they are mixed; published: -4.
@@ -106,9 +105,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         batches = inner_batches(train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: Splits
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: Splits) -> Scores:
         """Loss and share of wrong answers on the test drawings, means over alphabets."""
         logits = self._predict(state.params, hparams, data.test)
         wrong = jnp.argmax(logits, axis=-1) != jnp.arange(logits.shape[-1])
@@ -119,7 +116,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
 
     def evaluate_fresh(
         self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: Splits
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> Scores:
         """Loss on all training drawings, the mean over alphabets."""
         del data
         logits = self._predict(state.params, hparams, inputs.inner_batches.data)
@@ -172,15 +169,15 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
 
         return jax.vmap(classify, in_axes=(0, 1), out_axes=1)(weights, batch)
 
-    def _total(self, logits: Array, hparams: PyTree, batch: Batch) -> Float[Array, ""]:
+    def _total(self, logits: Array, hparams: PyTree, batch: Batch) -> Scalar:
         del hparams, batch
         return self._by_alphabet(_losses(logits)).sum()
 
-    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Batch) -> Float[Array, ""]:
+    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Batch) -> Scalar:
         logits = self._predict(params, hparams, batch)
         return self._total(logits, hparams, batch) / len(self._names)
 
-    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Scalar:
         del hparams
         squares = [jnp.sum(jnp.square(z)) for z in jax.tree.leaves(params)]
         return math.exp(self.task.log_l2) * sum(squares, jnp.zeros(()))
@@ -257,8 +254,7 @@ def _characters(
     rows = np.concatenate(list(images[:, :_NUM_SHOWN].transpose(0, 2, 1, 3)))
     size = images.shape[-1]
     picture = rows.reshape(len(rows), -1)
-    figure = new_figure(0.22 * len(names) + 0.1)
-    axes = figure.subplots()
+    figure, axes = panel(0.22 * len(names) + 0.1)
     axes.imshow(picture, cmap="Greys", interpolation="nearest", aspect="equal")
     axes.set_xticks([])
     centres = (np.arange(len(names)) + 0.5) * size - 0.5

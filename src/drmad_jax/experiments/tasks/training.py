@@ -22,7 +22,7 @@ from drmad_jax.experiments.config.section import PositiveInt, a_list
 from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.data.datasets import Splits
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.figures.style import BLUE, GREY, ORANGE, new_figure
+from drmad_jax.experiments.figures.style import BLUE, GREY, ORANGE, new_figure, panel
 from drmad_jax.experiments.tasks.base import Inputs, task
 from drmad_jax.experiments.tasks.classification import ClassifierTask, cross_entropy
 
@@ -46,7 +46,6 @@ class TrainingConfig(TaskConfig):
     """Section `[task]`: learn how to train, starting from the rates of `[inner.optimizer]`.
 
     Attributes:
-        kind: "training".
         tuned: What is learned of "learning_rates", "momenta" and "initial_scales" (standard
             deviations of the initial weights); the rest stays where it starts.
         granularity: What has values of its own: each "array" of weights (published: kernel and
@@ -238,8 +237,7 @@ def _schedules(
 
 def _scales(values: Mapping[str, np.ndarray], start: Mapping[str, np.ndarray]) -> Figure:
     """Standard deviations of the initial weights, before and after."""
-    figure = new_figure(0.7 + 0.2 * len(values))
-    axes = figure.subplots()
+    figure, axes = panel(0.7 + 0.2 * len(values))
     rows = np.arange(len(values))
     after = np.exp([float(value) for value in values.values()])
     before = np.exp([float(start[name]) for name in values])
