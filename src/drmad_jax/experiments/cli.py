@@ -6,13 +6,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drmad_jax.experiments.errors import ExperimentError
 from drmad_jax.experiments.files import cache_dir
-
-if TYPE_CHECKING:
-    from drmad_jax.experiments.config import Config
 
 # Modules of the extra, which may be missing; anything else that is missing is a bug.
 _EXTRA = {
@@ -76,9 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_out(report, "FILE", "(default: report.html in the first of RUNS)")
     prepare = add("prepare", _prepare, "download and prepare a data set")
-    prepare.add_argument(
-        "dataset", metavar="DATASET", help="mnist, fashion_mnist, cifar10 or omniglot"
-    )
+    names = "mnist, fashion_mnist, cifar10 or omniglot"
+    prepare.add_argument("dataset", metavar="DATASET", help=names)
     add("methods", _methods, "say what each method is, what it costs and where it is wrong")
     return parser
 
@@ -139,7 +135,7 @@ def _set_up_compiler(smoke: bool) -> None:
         jax.config.update("jax_disable_most_optimizations", True)
 
 
-def _load(options: argparse.Namespace) -> "Config":
+def _load(options: argparse.Namespace) -> Any:
     from drmad_jax.experiments import config as configs
 
     path, overrides = options.config, options.overrides

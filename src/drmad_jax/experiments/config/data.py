@@ -40,7 +40,6 @@ class ImagesConfig(Examples):
     """Section `[data]`, labelled images.
 
     Attributes:
-        kind: "images".
         dataset: "digits" (comes with scikit-learn), "mnist", "fashion_mnist" or "cifar10"
             (`drmad-jax prepare`).
         num_train: Examples from which training and validation sets are drawn again at every outer
@@ -70,7 +69,6 @@ class AlphabetsConfig(Examples):
     """Section `[data]`, alphabets of Omniglot, one classifier each.
 
     Attributes:
-        kind: "alphabets".
         alphabets: Names of alphabets of the background set.
         rotated: Whether each alphabet comes a second time, turned by 90 degrees (published).
         image_size: Pixels along each side, of 105.
@@ -115,7 +113,6 @@ class CloudsConfig(Examples):
     """Section `[data]`, satellite images with clouds and their shadows, four bands.
 
     Attributes:
-        kind: "clouds".
         folder: A folder of GeoTIFF scenes of Gaofen-1's wide-field camera with their masks, such as
             GF1_WHU (needs the extra `geotiff`); empty for made-up scenes.
         patch_size: Pixels along each side of a patch, an even number.
@@ -139,7 +136,5 @@ class CloudsConfig(Examples):
         super().check(batch_size)
 
 
-KINDS = {"images": ImagesConfig, "alphabets": AlphabetsConfig, "clouds": CloudsConfig}
-DataConfig = Annotated[
-    ImagesConfig | AlphabetsConfig | CloudsConfig, one_of(lambda: KINDS, "images")
-]
+KINDS = ImagesConfig, AlphabetsConfig, CloudsConfig
+DataConfig = Annotated[ImagesConfig | AlphabetsConfig | CloudsConfig, one_of(lambda: KINDS)]

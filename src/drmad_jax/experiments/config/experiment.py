@@ -8,11 +8,19 @@ from typing import Annotated, Any
 import pydantic
 import tomli_w
 
-from drmad_jax.experiments.config import section, variants
+from drmad_jax.experiments.config import variants
 from drmad_jax.experiments.config.data import DataConfig
 from drmad_jax.experiments.config.factories import Method, Optimizer
 from drmad_jax.experiments.config.models import MLPConfig, ModelConfig
-from drmad_jax.experiments.config.section import Count, PositiveInt, Section, dump, flatten, one_of
+from drmad_jax.experiments.config.section import (
+    Count,
+    PositiveInt,
+    Section,
+    dump,
+    explain,
+    flatten,
+    one_of,
+)
 from drmad_jax.experiments.config.task import TaskConfig, sections
 from drmad_jax.experiments.errors import ConfigError
 
@@ -82,7 +90,7 @@ class Config(Section):
     seed: Count = 0
     data: DataConfig
     model: ModelConfig = MLPConfig()
-    task: Annotated[TaskConfig, one_of(sections, "l2")] = pydantic.Field({}, validate_default=True)
+    task: Annotated[TaskConfig, one_of(sections)] = pydantic.Field({}, validate_default=True)
     inner: InnerConfig
     outer: OuterConfig
     judge: JudgeConfig = JudgeConfig()
@@ -159,7 +167,10 @@ def parse(table: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: If a key or value is wrong.
     """
-    config = section.parse(Config, table)
+    try:
+        config = Config.model_validate(table)
+    except pydantic.ValidationError as error:
+        raise ConfigError(explain(error, table)) from error
     config.data.check(config.inner.batch_size)
     return config
 

@@ -55,22 +55,11 @@ class Factory:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         """Reads the section, and checks it by building the value once."""
-        return core_schema.no_info_plain_validator_function(lambda table: cls.read(table))
+        return core_schema.no_info_plain_validator_function(lambda table: cls._read(table))
 
     @classmethod
-    def read(cls, table: Any, *, is_argument: bool = False) -> Self:
-        """Reads a table, that of the section itself or that of an argument.
-
-        Args:
-            table: The name and the arguments.
-            is_argument: Whether it is an argument of another one.
-
-        Returns:
-            The checked value.
-
-        Raises:
-            ValueError: If it names no such function, or the function does not take the arguments.
-        """
+    def _read(cls, table: Any, *, is_argument: bool = False) -> Self:
+        """Reads a table, that of the section itself or that of an argument."""
         if isinstance(table, cls):
             return table
         if not isinstance(table, Mapping):
@@ -152,7 +141,7 @@ def _arguments(function: Callable[..., Any], factory: type[Factory]) -> type[Sec
 
     def read(value: Any, check: Callable[[Any], Any]) -> Any:
         is_call = isinstance(value, Mapping) and "name" in value
-        return factory.read(value, is_argument=True) if is_call else check(value)
+        return factory._read(value, is_argument=True) if is_call else check(value)
 
     fields = {
         name: (

@@ -14,7 +14,6 @@ class MLPConfig(Section):
     """Section `[model]`, a multi-layer perceptron.
 
     Attributes:
-        kind: "mlp".
         hidden: Units of each hidden layer.
         activation: Name of the activation between layers.
         init_log_scale: Natural log of the standard deviation of the initial weights and biases
@@ -31,7 +30,6 @@ class ConvConfig(Section):
     """Section `[model]`, a small convolutional network.
 
     Attributes:
-        kind: "conv".
         channels: Output channels of each convolution; each halves the sides of the image.
         kernel_size: Side of the kernels.
         activation: Name of the activation after each convolution.
@@ -47,7 +45,6 @@ class DenseNetConfig(Section):
     """Section `[model]`, DenseNet without bottlenecks (Huang et al. 2017).
 
     Attributes:
-        kind: "densenet".
         depth: Layers in all, 3n + 4 with n of them in each of three blocks; published: 40.
         growth: Output channels of each layer of a block; published: 12.
         stem_channels: Output channels of the first convolution; published: 16.
@@ -67,7 +64,6 @@ class PyramidConfig(Section):
     """Section `[model]`, a convolutional network that labels pixels, with several scales.
 
     Attributes:
-        kind: "pyramid".
         width: Channels of every convolution.
         dilations: Steps of the convolutions side by side.
     """
@@ -77,7 +73,7 @@ class PyramidConfig(Section):
     dilations: Integers = (1, 2, 4)
 
 
-KINDS = {"mlp": MLPConfig, "conv": ConvConfig, "densenet": DenseNetConfig, "pyramid": PyramidConfig}
+KINDS = MLPConfig, ConvConfig, DenseNetConfig, PyramidConfig
 ModelConfig = Annotated[
-    MLPConfig | ConvConfig | DenseNetConfig | PyramidConfig, one_of(lambda: KINDS, "mlp")
+    MLPConfig | ConvConfig | DenseNetConfig | PyramidConfig, one_of(lambda: KINDS)
 ]

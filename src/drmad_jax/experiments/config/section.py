@@ -6,15 +6,11 @@ lists to tuples. What pydantic finds wrong is told in one sentence with the full
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, NoReturn
 
 import pydantic
 from pydantic_core import InitErrorDetails, PydanticCustomError
-
-from drmad_jax.experiments.errors import ConfigError
-
-S = TypeVar("S", bound="Section")
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 Count = Annotated[int, pydantic.Field(ge=0)]
@@ -54,31 +50,11 @@ class Section(pydantic.BaseModel):
         return "unknown key"
 
 
-def parse(cls: type[S], table: Mapping[str, Any]) -> S:
-    """Reads a table of plain values, as the TOML reader returns it.
-
-    Args:
-        cls: The section.
-        table: Nested mappings.
-
-    Returns:
-        An instance of `cls`.
-
-    Raises:
-        ConfigError: On an unknown or missing key, a wrong type or an impossible value.
-    """
-    try:
-        return cls.model_validate(table)
-    except pydantic.ValidationError as error:
-        raise ConfigError(_explain(error, table)) from error
-
-
-def one_of(kinds: Callable[[], Mapping[str, type[Section]]], default: str) -> Any:
+def one_of(sections: Callable[[], Sequence[type[Section]]]) -> Any:
     """For `Annotated`: reads a table by the section of its `kind`.
 
     Args:
-        kinds: Returns the sections by their kind.
-        default: The kind that is meant where the table names none.
+        sections: Returns them; the first one is meant where the table names no kind.
 
     Returns:
         A validator.
@@ -87,11 +63,11 @@ def one_of(kinds: Callable[[], Mapping[str, type[Section]]], default: str) -> An
     def read(table: Any) -> Any:
         if not isinstance(table, Mapping):
             return table
-        sections, kind = kinds(), table.get("kind", default)
-        if not isinstance(kind, str) or kind not in sections:
-            words = [repr(each) for each in sorted(sections, key=lambda each: each != default)]
-            refuse("kind", "literal_error", kind, expected=", ".join(words))
-        return sections[kind].model_validate(table)
+        kinds = {cls.model_fields["kind"].default: cls for cls in sections()}
+        kind = table.get("kind", next(iter(kinds)))
+        if not isinstance(kind, str) or kind not in kinds:
+            refuse("kind", "literal_error", kind, expected=", ".join(map(repr, kinds)))
+        return kinds[kind].model_validate(table)
 
     return pydantic.BeforeValidator(read)
 
@@ -131,8 +107,33 @@ def refuse(key: str, fault: str, value: Any = None, **context: Any) -> NoReturn:
     raise pydantic.ValidationError.from_exception_data("section", [line])
 
 
+def explain(error: pydantic.ValidationError, table: Mapping[str, Any]) -> str:
+    """The first fault in a sentence: unknown keys, then missing ones, then wrong values.
+
+    Args:
+        error: What pydantic found.
+        table: What it found it in.
+
+    Returns:
+        The full dotted key, what was expected and what came.
+    """
+    faults = [(_path(fault, table), fault) for fault in error.errors()]
+    unknown = [(path, fault) for path, fault in faults if "known" in fault.get("ctx", {})]
+    if unknown:
+        path, fault = unknown[0]
+        parent, _, key = path.rpartition(".")
+        return f"{path}: {fault['msg']}; {suggest(key, fault['ctx']['known'], parent)}"  # pyright: ignore
+    missing = [path for path, fault in faults if fault["type"] == "missing"]
+    if missing:
+        return f"{missing[0]}: missing; set {', '.join(missing)}"
+    first = faults[0][0]
+    # Of a list within a union the faulty item says most.
+    path = max((p for p, _ in faults if p == first or p.startswith(f"{first}[")), key=len)
+    return _of_value(path, [fault for p, fault in faults if p == path])
+
+
 def dump(value: Any) -> Any:
-    """The plain table of a section, the inverse of `parse`; keys that are `None` are left out."""
+    """The plain table of a section, the inverse of reading it; `None` is left out."""
     if hasattr(value, "to_table"):
         return value.to_table()
     if isinstance(value, Section):
@@ -165,23 +166,6 @@ def describe(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"the {_TOML.get(type(value), type(value).__name__)} {value!r}"
-
-
-def _explain(error: pydantic.ValidationError, table: Mapping[str, Any]) -> str:
-    """The first fault in words: unknown keys, then missing ones, then wrong values."""
-    faults = [(_path(fault, table), fault) for fault in error.errors()]
-    unknown = [(path, fault) for path, fault in faults if "known" in fault.get("ctx", {})]
-    if unknown:
-        path, fault = unknown[0]
-        parent, _, key = path.rpartition(".")
-        return f"{path}: {fault['msg']}; {suggest(key, fault['ctx']['known'], parent)}"  # pyright: ignore
-    missing = [path for path, fault in faults if fault["type"] == "missing"]
-    if missing:
-        return f"{missing[0]}: missing; set {', '.join(missing)}"
-    first = faults[0][0]
-    # Of a list within a union the faulty item says most.
-    path = max((p for p, _ in faults if p == first or p.startswith(f"{first}[")), key=len)
-    return _of_value(path, [fault for p, fault in faults if p == path])
 
 
 def _of_value(path: str, faults: list[Any]) -> str:

@@ -12,7 +12,7 @@ import pydantic
 
 from drmad_jax.experiments.config.section import Section
 
-_FOLDER = "drmad_jax.experiments.tasks"
+_DEFAULT = "l2"
 
 
 def _chosen(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,7 +43,8 @@ class TaskConfig(Section):
     kind: Any
 
 
-def sections() -> dict[str, type[TaskConfig]]:
-    """The section of every task by its kind."""
-    importlib.import_module(_FOLDER)
-    return {cls.model_fields["kind"].default: cls for cls in TaskConfig.__subclasses__()}
+def sections() -> list[type[TaskConfig]]:
+    """The section of every task, the one that is meant where none is named first."""
+    importlib.import_module("drmad_jax.experiments.tasks")
+    kind = lambda section: section.model_fields["kind"].default
+    return sorted(TaskConfig.__subclasses__(), key=lambda section: kind(section) != _DEFAULT)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -67,7 +66,13 @@ def _load_patches(scenes: Sequence[Path], size: int, count: int) -> Patches:
 
 def _patches(scene: Path, size: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Patches of one scene from places that do not overlap, each with some value in it."""
-    rasterio = _rasterio()
+    try:
+        import rasterio  # pyright: ignore[reportMissingImports]
+        import rasterio.windows  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DatasetError(
+            'reading GeoTIFF files needs rasterio:\n    pip install "drmad_jax[geotiff]"'
+        ) from error
     mask_path = next(iter(sorted(scene.parent.glob(f"{scene.stem}{MASK_SUFFIX}.tif*"))), None)
     if mask_path is None:
         raise DatasetError(f"{scene}: expected its mask beside it, {scene.stem}{MASK_SUFFIX}.tif")
@@ -83,7 +88,7 @@ def _patches(scene: Path, size: int, count: int) -> Iterator[tuple[np.ndarray, n
             if count == 0:
                 return
             row, column = divmod(int(place), columns)
-            window = rasterio.windows.Window(column * size, row * size, size, size)
+            window = rasterio.windows.Window(column * size, row * size, size, size)  # pyright: ignore
             label = _to_labels(mask.read(1, window=window), mask_path)
             if (label != NO_VALUE).any():
                 image = source.read(window=window).astype(np.float32) / _WHITE
@@ -99,14 +104,3 @@ def _to_labels(values: np.ndarray, path: Path) -> np.ndarray:
     for value, label in _LABELS.items():
         labels[values == value] = label
     return labels
-
-
-def _rasterio() -> Any:
-    try:
-        import rasterio  # pyright: ignore[reportMissingImports]
-        import rasterio.windows  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DatasetError(
-            'reading GeoTIFF files needs rasterio:\n    pip install "drmad_jax[geotiff]"'
-        ) from error
-    return rasterio

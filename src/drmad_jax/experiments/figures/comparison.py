@@ -116,15 +116,7 @@ def _label(
     spots: Mapping[str, tuple[float, float]],
     drawn: np.ndarray,
 ) -> None:
-    """Writes each name beside its spot, clear of other names and of what is drawn.
-
-    Args:
-        figure: The figure of the axes.
-        axes: Axes with their final limits.
-        record: The contents of `compare.json`, for the methods' colours.
-        spots: Where each name belongs, in data coordinates.
-        drawn: Points to keep clear of, shape (n, 2), in data coordinates.
-    """
+    """Writes each name beside its spot, clear of other names and of what is drawn."""
     figure.draw_without_rendering()  # the layout, which fixes what a point is on paper
     points_per_pixel = 72 / figure.dpi
     to_points = lambda xy: axes.transData.transform(xy) * points_per_pixel

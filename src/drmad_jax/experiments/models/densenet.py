@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from drmad_jax.experiments.config.models import DenseNetConfig
 from drmad_jax.experiments.models.convolution import convolve
 
 NUM_BLOCKS = 3
@@ -24,19 +25,13 @@ class DenseNet(nn.Module):
     40-layer network of the paper.
 
     Attributes:
-        layers_per_block: Layers in each block.
-        growth: Output channels of each layer.
-        stem_channels: Output channels of the stem.
-        stem_stride: Step of the stem; published: 1.
-        dropout: Share of each layer's outputs that training drops.
+        config: Its growth, dropout, and the stem's channels and stride.
+        layers_per_block: Layers in each block, which follow from the depth.
         num_classes: Number of classes.
     """
 
+    config: DenseNetConfig
     layers_per_block: int
-    growth: int
-    stem_channels: int
-    stem_stride: int
-    dropout: float
     num_classes: int
 
     @nn.compact
@@ -58,8 +53,8 @@ class DenseNet(nn.Module):
             )
             return layer(inputs)
 
-        drop = self._dropout(images.shape) if train and self.dropout > 0 else lambda x: x
-        features = conv(images, "stem", self.stem_channels, stride=self.stem_stride)
+        drop = self._dropout(images.shape) if train and self.config.dropout > 0 else lambda x: x
+        features = conv(images, "stem", self.config.stem_channels, stride=self.config.stem_stride)
         for block in range(NUM_BLOCKS):
             if block > 0:
                 name = f"transition_{block - 1}"
@@ -68,7 +63,7 @@ class DenseNet(nn.Module):
                 features = _halve(features)
             for layer in range(self.layers_per_block):
                 new = activate(features, f"block_{block}_norm_{layer}")
-                new = drop(conv(new, f"block_{block}_conv_{layer}", self.growth))
+                new = drop(conv(new, f"block_{block}_conv_{layer}", self.config.growth))
                 features = jnp.concatenate([features, new], axis=-1)
         features = jnp.mean(activate(features, "head_norm"), axis=(1, 2))
         return nn.Dense(self.num_classes, name="head")(features)
@@ -76,21 +71,22 @@ class DenseNet(nn.Module):
     def _dropout(self, images: tuple[int, ...]) -> Callable[[Array], Array]:
         """Drops some of one layer's outputs after the other, in the order of the layers."""
         count, *sides = images
-        height, width = (-(-side // self.stem_stride) for side in sides[:2])
-        channels, shapes = self.stem_channels, []
+        height, width = (-(-side // self.config.stem_stride) for side in sides[:2])
+        channels, shapes = self.config.stem_channels, []
         for block in range(NUM_BLOCKS):
             if block > 0:
                 shapes.append((height, width, channels))
                 height, width = height // 2, width // 2
-            shapes += [(height, width, self.growth)] * self.layers_per_block
-            channels += self.growth * self.layers_per_block
+            shapes += [(height, width, self.config.growth)] * self.layers_per_block
+            channels += self.config.growth * self.layers_per_block
         # One draw for all: XLA takes half a second on a CPU to compile each.
         sizes = [math.prod(shape) for shape in shapes]
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, (count, sum(sizes)))
+        share = 1 - self.config.dropout
+        kept = jax.random.bernoulli(self.make_rng("dropout"), share, (count, sum(sizes)))
         parts = iter(jnp.split(kept, np.cumsum(sizes)[:-1], axis=1))
 
         def drop(outputs: Array) -> Array:
-            return jnp.where(next(parts).reshape(outputs.shape), outputs / (1 - self.dropout), 0)
+            return jnp.where(next(parts).reshape(outputs.shape), outputs / share, 0)
 
         return drop
 

@@ -136,7 +136,4 @@ def classifier(model: MLPConfig | ConvConfig | DenseNetConfig, data: ImagesConfi
     layers, rest = divmod(model.depth - NUM_BLOCKS - 1, NUM_BLOCKS)
     if rest or layers < 1:
         raise ConfigError(f"model.depth: expected 3n + 4, such as 10 or 40, got {model.depth}")
-    module = DenseNet(
-        layers, model.growth, model.stem_channels, model.stem_stride, model.dropout, num_classes
-    )
-    return Network(module, has_state=True)
+    return Network(DenseNet(model, layers, num_classes), has_state=True)

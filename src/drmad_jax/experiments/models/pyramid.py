@@ -1,11 +1,10 @@
 """A convolutional network of several scales that labels pixels."""
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from drmad_jax.experiments.config.models import PyramidConfig
 from drmad_jax.experiments.models.convolution import convolve
 
 
@@ -17,13 +16,11 @@ class PyramidNet(nn.Module):
     and SiLU.
 
     Attributes:
-        width: Channels of every convolution.
-        dilations: Steps of the convolutions side by side.
+        config: Its width and dilations.
         num_classes: Number of classes.
     """
 
-    width: int
-    dilations: Sequence[int]
+    config: PyramidConfig
     num_classes: int
 
     @nn.compact
@@ -32,7 +29,7 @@ class PyramidNet(nn.Module):
 
         def layer(inputs: Array, name: str, *, stride: int = 1, dilation: int = 1) -> Array:
             conv = nn.Conv(
-                self.width,
+                self.config.width,
                 (3, 3),
                 strides=(stride, stride),
                 kernel_dilation=dilation,
@@ -45,7 +42,7 @@ class PyramidNet(nn.Module):
 
         stem = layer(images, "stem")
         half = layer(stem, "down", stride=2)
-        scales = [layer(half, f"scale_{d}", dilation=d) for d in self.dilations]
+        scales = [layer(half, f"scale_{d}", dilation=d) for d in self.config.dilations]
         deep = jnp.concatenate([half, *scales], axis=-1).repeat(2, axis=1).repeat(2, axis=2)
         features = jnp.concatenate([stem, deep], axis=-1)
         return nn.Dense(self.num_classes, name="head")(features)

@@ -35,8 +35,9 @@ def courses(runs: Sequence[Run]) -> Figure:
     Returns:
         A figure as wide as two columns.
     """
+    lines = [line for run in runs for line in run.metrics]
     with matplotlib.rc_context(STYLE):
-        names = [name for name in headlines(runs) if _all_have(runs, name)]
+        names = [name for name in headlines(runs) if all(name in line for line in lines)]
         rows = math.ceil(len(runs) / 4)
         figure = new_figure(2.4 + 0.16 * rows, width=2 * COLUMN_WIDTH)
         panels = figure.subplots(1, len(names), squeeze=False)[0]
@@ -123,7 +124,3 @@ def _draw_estimate(
     ends = [mean, mean] if found["interval"] is None else factor * np.array(found["interval"])
     errors = [[mean - ends[0]], [ends[1] - mean]]
     axes.errorbar(mean, height, xerr=errors, elinewidth=0.9, capsize=1.5, **look)
-
-
-def _all_have(runs: Sequence[Run], name: str) -> bool:
-    return all(name in line for run in runs for line in run.metrics)

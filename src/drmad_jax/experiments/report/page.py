@@ -3,16 +3,20 @@
 import base64
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.config.section import dump, flatten
+from drmad_jax.experiments.errors import RunFolderError
 from drmad_jax.experiments.figures.style import DPI, png
+from drmad_jax.experiments.files import write_text
 from drmad_jax.experiments.report import figures, judged_tables, run_tables
-from drmad_jax.experiments.report.runs import Run
+from drmad_jax.experiments.report.runs import Run, find
 
+PAGE = "report.html"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FACTS = (
     ("task.kind", "task {}"), ("data.dataset", "data {}"), ("model.kind", "model {}"),
@@ -22,15 +26,32 @@ _FACTS = (
 )  # fmt: skip
 
 
-def page(experiments: Mapping[str, Sequence[Run]]) -> str:
-    """Writes the page.
+def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes a page about all runs in some folders.
 
     Args:
-        experiments: Runs by the name of their experiment.
+        folders: Run folders, or folders that contain run folders at any depth.
+        out: The file; `report.html` in the first of the folders if `None`.
 
     Returns:
-        HTML that needs no other file and no network.
+        The file.
+
+    Raises:
+        RunFolderError: If there is no run in one of the folders, one cannot be read, or the file
+            cannot be written.
     """
+    text = _page(find(folders))
+    path = folders[0] / PAGE if out is None else out
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error}; choose a file with --out") from error
+    return path
+
+
+def _page(experiments: Mapping[str, Sequence[Run]]) -> str:
+    """HTML that needs no other file and no network."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("drmad_jax.experiments.report", ""),
         autoescape=True,

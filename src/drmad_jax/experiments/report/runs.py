@@ -89,7 +89,8 @@ def find(folders: Iterable[Path]) -> dict[str, list[Run]]:
     """
     found: dict[Path, Run] = {}
     for folder in folders:
-        runs = [path.parent for path in sorted(folder.rglob(run_folder.CONFIG)) if _is_run(path)]
+        found_here = [path.parent for path in sorted(folder.rglob(run_folder.CONFIG))]
+        runs = [path for path in found_here if not (path / run_folder.COMPARISON).exists()]
         if not runs:
             raise RunFolderError(f"{folder} holds no run folder (one has a {run_folder.CONFIG})")
         found |= {path.resolve(): _read(path) for path in runs}
@@ -111,10 +112,6 @@ def headlines(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(["outer_loss", *(run.config.task.headline for run in runs)]))
 
 
-def _is_run(config: Path) -> bool:
-    return not (config.parent / run_folder.COMPARISON).exists()
-
-
 def _read(folder: Path) -> Run:
     try:
         config = run_folder.read_config(folder)
@@ -130,11 +127,5 @@ def _in_order(runs: Iterable[Run]) -> list[Run]:
     key = lambda run: (run.label != BASE, not run.summary, run.summary.get("date", ""))
     ordered = sorted(runs, key=key)
     count = collections.Counter(run.label for run in ordered)
-    return [
-        run if count[run.label] == 1 else dataclasses.replace(run, label=_long_label(run))
-        for run in ordered
-    ]
-
-
-def _long_label(run: Run) -> str:
-    return f"{run.label} ({Path(*run.folder.parts[-2:])})"
+    long = lambda run: f"{run.label} ({Path(*run.folder.parts[-2:])})"
+    return [r if count[r.label] == 1 else dataclasses.replace(r, label=long(r)) for r in ordered]

@@ -89,11 +89,8 @@ def run_all(
             continue
         if progress:
             tqdm.write(f"[{number}/{len(variants)}] {config.label}", file=sys.stderr)
-        yield Outcome(config, folder, _run(config, folder, resume, progress), skipped=False)
-
-
-def _run(config: Config, folder: Path, resume: bool, progress: bool) -> dict[str, Any]:
-    try:
-        return run(config, folder, resume=resume, progress=progress)
-    except RunStopped:
-        return run_folder.read_summary(folder) or {}
+        try:
+            summary = run(config, folder, resume=resume, progress=progress)
+        except RunStopped:
+            summary = run_folder.read_summary(folder) or {}
+        yield Outcome(config, folder, summary, skipped=False)

@@ -12,7 +12,7 @@ import drmad_jax as dj
 from drmad_jax.experiments.config import Config, to_toml
 from drmad_jax.experiments.config.section import suggest
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.files import write_text
+from drmad_jax.experiments.files import write_json, write_text
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.outer_step import outer_key
 from drmad_jax.experiments.runs.summary import device, versions
@@ -102,13 +102,8 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / run_folder.CONFIG, to_toml(config))
     write_text(folder / MARKDOWN, comparison.to_markdown())
-    record = {
-        "name": config.name,
-        "versions": versions(),
-        "device": device(),
-        **json.loads(comparison.to_json()),
-    }
-    write_text(folder / run_folder.COMPARISON, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    conditions = {"name": config.name, "versions": versions(), "device": device()}
+    write_json(folder / run_folder.COMPARISON, conditions | json.loads(comparison.to_json()))
     return comparison
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 from tqdm import tqdm
 
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, RunStopped
+from drmad_jax.experiments.files import write_json
 from drmad_jax.experiments.metrics import REVERSE
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.checkpoints import checkpoints_of, restore, save
 from drmad_jax.experiments.runs.judge import judge, make_trial
 from drmad_jax.experiments.runs.outer_step import (
     Carry,
-    Metrics,
     init_carry,
     make_outer_step,
     outer_key,
@@ -85,7 +85,7 @@ class _Loop:
         if config.outer.num_steps > 0:
             self.outer_step = self._compile(make_outer_step(config, task), self.carry)
         else:
-            self.outer_step = self._judge_only
+            self.outer_step = lambda carry, key, data: (carry, self.trial(carry.hparams, key, data))
         self.compile_seconds = time.perf_counter() - start
 
     def tune(self, progress: bool) -> None:
@@ -110,18 +110,14 @@ class _Loop:
         """Judges where tuning came to, and writes hyperparameters and summary."""
         first, final = self.first, self.carry.hparams
         run_folder.write_hparams(self.folder, final)
-        summary = summarise(
-            run_folder.read(self.folder, run_folder.METRICS),
-            status=status,
-            compile_seconds=self.compile_seconds,
-            hparams=final,
-        )
+        metrics, seconds = run_folder.read(self.folder, run_folder.METRICS), self.compile_seconds
+        summary = summarise(metrics, status=status, compile_seconds=seconds, hparams=final)
         if self.config.judge.num_seeds > 0:
             trial = lambda hparams, key: self.trial(hparams, key, self.data)
             summary["judge"] = judge(
                 self.config, self.folder, trial, first=first, final=final, progress=progress
             )
-        run_folder.write_summary(self.folder, summary)
+        write_json(self.folder / run_folder.SUMMARY, summary)
         return summary
 
     def _step(self, step: int) -> tuple[float, Carry]:
@@ -151,9 +147,6 @@ class _Loop:
         carry, metrics = jax.block_until_ready(self.outer_step(self.carry, key, self.data))
         seconds = round(time.perf_counter() - start, 4)
         return {"step": step, **to_host(metrics), "seconds": seconds}, carry
-
-    def _judge_only(self, carry: Carry, key: Array, data: PyTree) -> tuple[Carry, Metrics]:
-        return carry, self.trial(carry.hparams, key, data)
 
     def _compile(self, function: Callable[..., Any], start: PyTree) -> Callable[..., Any]:
         try:

@@ -52,9 +52,8 @@ def check(folder: Path, config: Config, *, resume: bool) -> None:
     if changed:
         lines = "".join(f"\n    {line}" for line in changed)
         raise RunFolderError(
-            f"{folder} was begun with another configuration:{lines}\n"
-            "resume with the configuration it was begun with, or choose another run folder with "
-            "--out"
+            f"{folder} was begun with another configuration:{lines}\nresume with the configuration "
+            "it was begun with, or choose another run folder with --out"
         )
 
 
@@ -123,16 +122,6 @@ def read(folder: Path, file: str) -> list[dict[str, Any]]:
         Names and values, in order; a last line cut short is left out.
     """
     return [json.loads(line) for line in _whole_lines(folder / file)]
-
-
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Writes the summary.
-
-    Args:
-        folder: The run folder.
-        summary: Nested plain values.
-    """
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

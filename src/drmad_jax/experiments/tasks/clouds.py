@@ -83,8 +83,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
     @property
     def network(self) -> Network:
         """The network of section `[model]`, with an output for each class."""
-        module = PyramidNet(self.model.width, self.model.dilations, len(CLASSES))
-        return Network(module, has_state=True)
+        return Network(PyramidNet(self.model, len(CLASSES)), has_state=True)
 
     @property
     def problem(self) -> dj.Problem:

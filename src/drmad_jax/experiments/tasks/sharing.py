@@ -81,7 +81,8 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         loaded = load_alphabets(self.data.alphabets, self.data.image_size)
         alphabets = [_shuffled(alphabet) for alphabet in loaded]
         if self.data.rotated:
-            alphabets += [_rotated(alphabet) for alphabet in alphabets]
+            turn = lambda images: np.rot90(images, axes=(2, 3))
+            alphabets += [each._replace(images=turn(each.images)) for each in alphabets]
         num_train = self.data.num_train + self.data.num_valid
         drawings = _stack(alphabets)[: num_train + self.data.num_test]
         mean = drawings[:num_train, self._present].mean(axis=(0, 1))
@@ -206,10 +207,6 @@ def _shuffled(alphabet: Drawings) -> Drawings:
     return alphabet._replace(
         images=np.take_along_axis(alphabet.images, order[..., None, None], axis=1)
     )
-
-
-def _rotated(alphabet: Drawings) -> Drawings:
-    return alphabet._replace(images=np.rot90(alphabet.images, axes=(2, 3)))
 
 
 def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets characters pixels"]:

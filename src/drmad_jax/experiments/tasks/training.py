@@ -15,7 +15,6 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import drmad_jax as dj
 from drmad_jax import transforms
-from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.config.models import MLPConfig
 from drmad_jax.experiments.config.section import PositiveInt, a_list
@@ -87,7 +86,7 @@ class TrainingTask(ClassifierTask[TrainingConfig, MLPConfig]):
                 "inner.optimizer: task 'training' learns SGD with momentum, and starts from its "
                 f'rates: write {{name = "sgd", learning_rate = …, momentum = …}}, got {optimizer}'
             )
-        rate, momentum = _rates(config)
+        rate, momentum = self._rates
         if rate <= 0:
             raise ConfigError(
                 f"inner.optimizer.learning_rate: must be positive to have a logarithm, got {rate}"
@@ -144,9 +143,15 @@ class TrainingTask(ClassifierTask[TrainingConfig, MLPConfig]):
             made[name] = _schedules(rates, begin, self.config.inner.num_steps, _LABELS[name])
         return made
 
+    @property
+    def _rates(self) -> tuple[float, float]:
+        """Learning rate and momentum, in the convention of optax, that the schedules start from."""
+        options = self.config.inner.optimizer.options
+        return options["learning_rate"], options["momentum"]
+
     def _start(self) -> dict[str, PyTree]:
         """Every hyperparameter that might be tuned, where it starts."""
-        rate, momentum = _rates(self.config)
+        rate, momentum = self._rates
         blocks = self.config.inner.num_steps if self.task.blocks == "steps" else self.task.blocks
         values = {
             "learning_rates": jnp.full((blocks,), rate / (1 - momentum)),
@@ -193,12 +198,6 @@ def _per_step(
     # Of all groups together: one look-up at each step.
     schedule = dj.per_block(constrain(jnp.stack(leaves, axis=1)), num_steps)
     return lambda step: jax.tree.unflatten(structure, jnp.unstack(schedule(step)))
-
-
-def _rates(config: Config) -> tuple[float, float]:
-    """Learning rate and momentum, in the convention of optax, that the schedules start from."""
-    options = config.inner.optimizer.options
-    return options["learning_rate"], options["momentum"]
 
 
 def _schedules(
