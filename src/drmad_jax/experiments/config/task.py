@@ -1,6 +1,6 @@
 """Section `[task]`: a kind for each task.
 
-Tasks are found as plug-ins, by the folder they are in: nothing here names one, and each of them
+Tasks are found as plug-ins, by the folder they are in: nothing here imports one, and each of them
 imports the configuration.
 """
 
