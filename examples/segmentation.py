@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import optax
 
 import drmad_jax as dj
-from drmad_jax.experiments.segmentation import scores, soft_iou_loss, weighted_cross_entropy
+from drmad_jax.experiments.tasks.segmentation import scores, soft_iou_loss, weighted_cross_entropy
 
 
 @jax.jit

@@ -5,10 +5,10 @@ import pytest
 
 import drmad_jax as dj
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments.augmentations import STRENGTHS, _hole, _warp, augment
+from drmad_jax.experiments.data.augmentations import STRENGTHS, _hole, _warp, augment
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.sections import AugmentationConfig
 from drmad_jax.experiments.tasks import augmentation, make_task
+from drmad_jax.experiments.tasks.augmentation import AugmentationConfig
 
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).uniform(size=(3, 9, 9, 2)).astype(np.float32)
@@ -23,7 +23,7 @@ def make(tiny, **task):
 
 @pytest.fixture(scope="module")
 def images():
-    from drmad_jax.experiments.datasets import load_splits
+    from drmad_jax.experiments.data.datasets import load_splits
 
     return jax.device_put(load_splits("digits", num_train=60, num_test=40))
 

@@ -1,3 +1,4 @@
+import inspect
 import sys
 
 import jax
@@ -6,6 +7,7 @@ from tiny import TINY
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.cli import main
+from drmad_jax.experiments.config.factories import Method
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_interrupted_run_says_how_to_go_on(config_file, monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("drmad_jax.experiments.run.run", interrupt)
+    monkeypatch.setattr("drmad_jax.experiments.runs.loop.run", interrupt)
     assert main(["run", str(config_file)]) == 130
     assert "--resume" in capsys.readouterr().err
 
@@ -109,19 +111,14 @@ def test_prepare(capsys):
     assert main(["prepare", "imagenet"]) == 1
 
 
-@pytest.mark.slow
-def test_methods_are_printed_or_written(tmp_path, capsys):
+def test_methods_say_what_they_are_and_cost(capsys):
     assert main(["methods"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("| method |") and "| `drmad()` |" in printed
-    path = tmp_path / "page.md"
-    path.write_text("before\n<!-- methods -->\nold\n<!-- end -->\nafter\n")
-    assert main(["methods", "--write", str(path)]) == 0
-    text = path.read_text()
-    assert text == f"before\n<!-- methods -->\n{printed}<!-- end -->\nafter\n"
-    path.write_text("no marks")
-    assert main(["methods", "--write", str(path)]) == 1
-    assert f"cannot write the table into {path}" in capsys.readouterr().err
+    for name, function in Method.choices().items():
+        docstring = inspect.getdoc(function)
+        assert f"\n{name}\n    {docstring.splitlines()[0]}\n    Cost:\n        " in f"\n{printed}"
+    assert printed.count("    Cost:\n") == printed.count("    Bias:\n") == len(Method.choices())
+    assert "Args:" not in printed and "Raises:" not in printed and ">>>" not in printed
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["run"]])

@@ -7,11 +7,11 @@ import pytest
 from tiny import TINY
 
 import drmad_jax as dj
-from drmad_jax.experiments import clouds, geotiff, segmentation
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments.clouds import CLASSES
+from drmad_jax.experiments.data import clouds, geotiff
+from drmad_jax.experiments.data.clouds import CLASSES
 from drmad_jax.experiments.errors import ConfigError, DatasetError
-from drmad_jax.experiments.tasks import make_task
+from drmad_jax.experiments.tasks import make_task, segmentation
 
 RNG = np.random.default_rng(0)
 SMALL = {

@@ -5,8 +5,8 @@ from PIL import Image
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.cli import main
-from drmad_jax.experiments.compare import DEFAULT_METHODS, REFERENCE, compare, standard_methods
 from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.runs.compare import DEFAULT_METHODS, REFERENCE, compare, standard_methods
 
 
 @pytest.fixture

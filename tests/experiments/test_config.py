@@ -53,15 +53,17 @@ WRONG = [
     ("method", {"name": "truncated"}, r"method\.num_reverse_steps: missing"),
     (
         "method",
-        {"name": "drmad", "num_reverse_steps": {"name": "measured_step", "cap": 5}},
-        r"method\.num_reverse_steps\.name: unknown name .* did you mean measured_steps\?",
+        {"name": "drmad", "steps": {"name": "measured_step", "cap": 5}},
+        r"method\.steps\.name: unknown name .* did you mean measured_steps\?",
     ),
     (
         "method",
-        {"name": "drmad", "num_reverse_steps": {"name": "measured_steps", "cap": 0}},
-        r"method\.num_reverse_steps: .*`cap` must be",
+        {"name": "drmad", "steps": {"name": "measured_steps", "cap": 0}},
+        r"method\.steps: .*`cap` must be",
     ),
-    ("method", {"name": "drmad", "num_reverse_steps": {"cap": 5}}, r"expected an integer, got a"),
+    ("method", {"name": "drmad", "steps": {"cap": 5}}, r"method\.steps\.name: missing"),
+    ("method", {"name": "drmad", "steps": 5}, r"method: .*`steps` must be a value such as"),
+    ("method", {"name": "drmad", "knots": {"cap": 5}}, r"expected an integer or a list"),
     ("data.num_train", 1298, r"data\.num_train: digits has 1297 such examples, got 1298"),
     ("data.num_test", 501, r"data\.num_test: digits has 500 such examples, got 501"),
     ("data.num_valid", 60, r"data\.num_valid: must leave training examples"),
@@ -100,7 +102,7 @@ def test_defaults_are_filled_in(tiny):
         {"name": "drmad"},
         {"name": "drmad", "knots": [0, 5, 20], "curvature": "hessian"},
         {"name": "checkpointed", "every": 5},
-        {"name": "drmad", "num_reverse_steps": {"name": "measured_steps", "cap": 5}},
+        {"name": "drmad", "steps": {"name": "measured_steps", "cap": 5}},
     ],
 )
 def test_resolved_config_round_trips(tiny, tmp_path, method):
@@ -161,11 +163,9 @@ def test_unreadable_file_is_a_config_error(tmp_path, text):
 
 def test_an_argument_may_be_a_call(tiny):
     measured = {"name": "measured_steps", "cap": 5}
-    method = configs.parse(
-        tiny | {"method": {"name": "drmad", "num_reverse_steps": measured}}
-    ).method
-    assert str(method) == "drmad(num_reverse_steps=measured_steps(cap=5))"
-    assert method.build() == dj.drmad(num_reverse_steps=dj.measured_steps(cap=5))
+    method = configs.parse(tiny | {"method": {"name": "drmad", "steps": measured}}).method
+    assert str(method) == "drmad(steps=measured_steps(cap=5))"
+    assert method.build() == dj.drmad(steps=dj.measured_steps(cap=5))
 
 
 def test_differences_name_both_values(tiny):

@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from drmad_jax.experiments import datasets
-from drmad_jax.experiments.datasets import DATASETS, load_images, load_splits
+from drmad_jax.experiments.data import datasets
+from drmad_jax.experiments.data.datasets import DATASETS, load_images, load_splits
 from drmad_jax.experiments.errors import DatasetError
 
 needs_mnist = pytest.mark.skipif(

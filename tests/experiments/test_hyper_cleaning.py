@@ -10,11 +10,11 @@ from scipy.optimize import brentq
 import drmad_jax as dj
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.outer_step import init_carry, make_outer_step, outer_key
-from drmad_jax.experiments.projections import capped_simplex
+from drmad_jax.experiments.runs.judge import fresh_key, make_trial
+from drmad_jax.experiments.runs.outer_step import init_carry, make_outer_step, outer_key
 from drmad_jax.experiments.tasks import make_task
 from drmad_jax.experiments.tasks.hyper_cleaning import retrieval
-from drmad_jax.experiments.trial import fresh_key, make_trial
+from drmad_jax.experiments.tasks.projections import capped_simplex
 
 BUDGET = 12.0
 project = jax.jit(capped_simplex)

@@ -8,13 +8,12 @@ from tiny import TINY, without_seconds
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import RunStopped
-from drmad_jax.experiments.intervals import interval, paired
-from drmad_jax.experiments.judge import summarise
-from drmad_jax.experiments.outer_step import outer_key
-from drmad_jax.experiments.plots import draw
-from drmad_jax.experiments.run import run
+from drmad_jax.experiments.runs.draw import draw
+from drmad_jax.experiments.runs.intervals import interval, paired
+from drmad_jax.experiments.runs.judge import fresh_key, make_trial, summarise
+from drmad_jax.experiments.runs.loop import run
+from drmad_jax.experiments.runs.outer_step import outer_key
 from drmad_jax.experiments.tasks import make_task
-from drmad_jax.experiments.trial import fresh_key, make_trial
 
 NUM_SEEDS = 3
 JUDGED = TINY | {"judge": {"num_seeds": NUM_SEEDS}}

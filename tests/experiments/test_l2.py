@@ -17,7 +17,7 @@ def make(tiny, **task):
 
 @pytest.fixture(scope="module")
 def images():
-    from drmad_jax.experiments.datasets import load_splits
+    from drmad_jax.experiments.data.datasets import load_splits
 
     return jax.device_put(load_splits("digits", num_train=60, num_test=40))
 

@@ -6,7 +6,7 @@ import pytest
 import drmad_jax as dj
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.outer_step import init_carry, make_outer_step, outer_key
+from drmad_jax.experiments.runs.outer_step import init_carry, make_outer_step, outer_key
 from drmad_jax.experiments.tasks import make_task
 from drmad_jax.experiments.tasks.learned_data import draw_per_class
 

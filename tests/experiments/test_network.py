@@ -7,10 +7,11 @@ import pytest
 from tiny import TINY
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments import network as networks
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.models import DenseNetConfig
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.network import classifier
-from drmad_jax.experiments.sections import DenseNetConfig, ImagesConfig
+from drmad_jax.experiments.models import network as networks
+from drmad_jax.experiments.models.network import classifier
 from drmad_jax.experiments.tasks import make_task
 
 CIFAR = ImagesConfig(dataset="cifar10", num_train=50000, num_valid=5000, num_test=10000)

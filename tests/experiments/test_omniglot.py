@@ -3,9 +3,9 @@ import os
 import numpy as np
 import pytest
 
-from drmad_jax.experiments import omniglot
+from drmad_jax.experiments.data import omniglot
+from drmad_jax.experiments.data.omniglot import ALPHABETS, average, load_alphabets
 from drmad_jax.experiments.errors import DatasetError
-from drmad_jax.experiments.omniglot import ALPHABETS, average, load_alphabets
 
 needs_omniglot = pytest.mark.skipif(
     not os.environ.get("OMNIGLOT_DIR"),

@@ -7,8 +7,8 @@ import pytest
 import drmad_jax as dj
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.runs.judge import make_trial
 from drmad_jax.experiments.tasks import make_task
-from drmad_jax.experiments.trial import make_trial
 
 
 def make(tiny, **task):

@@ -5,9 +5,10 @@ from PIL import Image
 from tiny import TINY
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments import plots
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.run import run
+from drmad_jax.experiments.figures.values import distributions
+from drmad_jax.experiments.runs.draw import curves, draw
+from drmad_jax.experiments.runs.loop import run
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def finished(tmp_path_factory):
 
 def test_figures_are_pictures_with_something_on_them(finished):
     before = dict(matplotlib.rcParams)
-    paths = plots.draw(finished)
+    paths = draw(finished)
     assert {path.name for path in paths} == {
         "curves.png",
         "input_penalties.png",
@@ -36,7 +37,7 @@ def test_figures_are_pictures_with_something_on_them(finished):
 def test_run_without_a_finished_step_cannot_be_drawn(tmp_path):
     (tmp_path / "config.toml").write_text(configs.to_toml(configs.parse(TINY)))
     with pytest.raises(RunFolderError, match="has no finished outer step to draw"):
-        plots.draw(tmp_path)
+        draw(tmp_path)
 
 
 def test_curves_survive_a_value_that_is_not_finite():
@@ -44,17 +45,17 @@ def test_curves_survive_a_value_that_is_not_finite():
         {"step": 0, "outer_loss": 1.0, "test_error": 0.5},
         {"step": 1, "outer_loss": None, "test_error": 0.9},
     ]
-    assert len(plots.curves(metrics, "test_error").axes) == 2
+    assert len(curves(metrics, "test_error").axes) == 2
 
 
 def test_single_values_are_drawn_as_points():
-    figure = plots.distributions({"all": np.float32(-3.0)}, -4.4, label="log L2 penalty")
+    figure = distributions({"all": np.float32(-3.0)}, -4.4, label="log L2 penalty")
     assert figure.axes[0].lines
 
 
 def test_many_arrays_fit_on_a_page():
     values = {f"layer_{i}": np.arange(100.0) + i for i in range(40)}
-    figure = plots.distributions(values, 0.0, label="log L2 penalty")
+    figure = distributions(values, 0.0, label="log L2 penalty")
     assert figure.get_size_inches()[1] < 9
     (axes,) = figure.axes
     assert axes.get_yticklabels()[39].get_text() == "layer_39 (100)"

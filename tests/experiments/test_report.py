@@ -10,9 +10,9 @@ from tiny import TINY
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.cli import main
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.judge import summarise
 from drmad_jax.experiments.report import write_report
 from drmad_jax.experiments.report.runs import find
+from drmad_jax.experiments.runs.judge import summarise
 
 # Words that would be markup in each of the languages that a report is written in.
 HOSTILE = "<b>&\"'|_%$#{}\\~^*`"

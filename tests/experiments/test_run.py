@@ -14,8 +14,8 @@ from tiny import TINY, without_seconds
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError, RunFolderError, RunStopped
-from drmad_jax.experiments.plots import draw
-from drmad_jax.experiments.run import run
+from drmad_jax.experiments.runs.draw import draw
+from drmad_jax.experiments.runs.loop import run
 
 NUM_STEPS = 40
 

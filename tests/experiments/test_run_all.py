@@ -6,8 +6,8 @@ from tiny import TINY, VARIANTS, without_seconds
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.cli import main
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.run import run
-from drmad_jax.experiments.run_all import load_all, run_all
+from drmad_jax.experiments.runs.all_variants import load_all, run_all
+from drmad_jax.experiments.runs.loop import run
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,6 @@ def test_complete_run_is_not_compiled_again(finished, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("compiled")
 
-    monkeypatch.setattr("drmad_jax.experiments.run._Loop", refuse)
+    monkeypatch.setattr("drmad_jax.experiments.runs.loop._Loop", refuse)
     _, (base, *_) = finished
     assert run(base.config, base.folder, resume=True, progress=False) == base.summary

@@ -6,8 +6,8 @@ import pytest
 
 import drmad_jax as dj
 from drmad_jax.experiments import config as configs
+from drmad_jax.experiments.data.omniglot import ALPHABETS, Drawings
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.omniglot import ALPHABETS, Drawings
 from drmad_jax.experiments.tasks import make_task, sharing
 
 # 14, 16 and 17 characters.

@@ -4,8 +4,8 @@ import pytest
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import DatasetError
-from drmad_jax.experiments.plots import draw
-from drmad_jax.experiments.run import run
+from drmad_jax.experiments.runs.draw import draw
+from drmad_jax.experiments.runs.loop import run
 from drmad_jax.experiments.tasks import Task, make_task
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))

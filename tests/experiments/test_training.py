@@ -14,7 +14,7 @@ ALL = ["learning_rates", "momenta", "initial_scales"]
 
 @pytest.fixture(scope="module")
 def images():
-    from drmad_jax.experiments.datasets import load_splits
+    from drmad_jax.experiments.data.datasets import load_splits
 
     return jax.device_put(load_splits("digits", num_train=60, num_test=40))
 

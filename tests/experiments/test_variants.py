@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments import schema, variants
+from drmad_jax.experiments.config import section as schema
+from drmad_jax.experiments.config import variants
 from drmad_jax.experiments.errors import ConfigError
 
 TAIL = """
@@ -104,7 +105,7 @@ def test_wrong_tables_are_named(tiny, tmp_path, tail, variant, message):
 
 def test_variants_must_be_a_table():
     with pytest.raises(ConfigError, match=r"expected tables \[variants.NAME\], got the integer 3"):
-        variants.names({"variants": 3})
+        variants.named({"variants": 3})
 
 
 def test_another_kind_replaces_the_section():

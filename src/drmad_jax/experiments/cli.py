@@ -1,21 +1,20 @@
 """The command line, `drmad-jax`."""
 
 import argparse
-import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drmad_jax.experiments.errors import ExperimentError
-
-if TYPE_CHECKING:
-    from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.files import cache_dir
 
 # Modules of the extra, which may be missing; anything else that is missing is a bug.
 _EXTRA = {
-    "array_record", "flax", "matplotlib", "orbax", "PIL", "sklearn", "tensorflow_datasets",
-    "tomli_w", "tqdm",
+    "array_record", "flax", "jinja2", "matplotlib", "orbax", "PIL", "pydantic", "scipy", "sklearn",
+    "tensorflow_datasets", "tomli_w", "tqdm",
 }  # fmt: skip
 
 
@@ -57,61 +56,49 @@ def _parser() -> argparse.ArgumentParser:
         prog="drmad-jax", description="Tune hyperparameters by hypergradients of whole trainings."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_compare(commands)
-    plot = commands.add_parser("plot", help="draw the figures of a run or a comparison again")
+
+    def add(name: str, function: Callable[[Any], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(command=function)
+        return command
+
+    _add_run(add("run", _run, "run an experiment"))
+    _add_compare(add("compare", _compare, "compare methods with the exact one"))
+    plot = add("plot", _plot, "draw the figures of a run or a comparison again")
     plot.add_argument("folder", type=Path, metavar="DIR", help="its folder")
-    plot.set_defaults(command=_plot)
-    report = commands.add_parser("report", help="write a page about runs, with tables and figures")
+    report = add("report", _report, "write a page about runs, with tables and figures")
     report.add_argument(
         "folders", type=Path, metavar="RUNS", nargs="+",
         help="run folders, or folders that contain them",
     )  # fmt: skip
-    report.add_argument(
-        "--out", type=Path, metavar="FILE", help="(default: report.html in the first of RUNS)"
-    )
-    report.set_defaults(command=_report)
-    prepare = commands.add_parser("prepare", help="download and prepare a data set")
-    prepare.add_argument(
-        "dataset", metavar="DATASET", help="mnist, fashion_mnist, cifar10 or omniglot"
-    )
-    prepare.set_defaults(command=_prepare)
-    methods = commands.add_parser("methods", help="print the table of methods")
-    methods.add_argument("--full", action="store_true", help="every column")
-    methods.add_argument(
-        "--write", type=Path, metavar="FILE", nargs="+",
-        help="write it into files instead, between <!-- methods --> (or <!-- methods in full -->) "
-        "and <!-- end -->",
-    )  # fmt: skip
-    methods.set_defaults(command=_methods)
+    _add_out(report, "FILE", "(default: report.html in the first of RUNS)")
+    prepare = add("prepare", _prepare, "download and prepare a data set")
+    names = "mnist, fashion_mnist, cifar10 or omniglot"
+    prepare.add_argument("dataset", metavar="DATASET", help=names)
+    add("methods", _methods, "say what each method is, what it costs and where it is wrong")
     return parser
 
 
-def _add_run(commands: Any) -> None:
-    run = commands.add_parser("run", help="run an experiment")
+def _add_run(run: argparse.ArgumentParser) -> None:
     variants = _add_config(run)
     variants.add_argument(
         "--all", action="store_true", help="run every variant, the file's own settings first"
     )
-    run.add_argument(
-        "--out", type=Path, metavar="DIR",
-        help="run folder (default: runs/<name>, with a folder for each variant in it)",
-    )  # fmt: skip
+    _add_out(run, "DIR", "run folder (default: runs/<name>, with a folder for each variant in it)")
     run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
-    run.set_defaults(command=_run)
 
 
-def _add_compare(commands: Any) -> None:
-    compare = commands.add_parser("compare", help="compare methods with the exact one")
+def _add_compare(compare: argparse.ArgumentParser) -> None:
     _add_config(compare)
-    compare.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder (default: runs/<name>-compare)"
-    )
+    _add_out(compare, "DIR", "folder (default: runs/<name>-compare)")
     compare.add_argument("--seeds", type=int, default=8, metavar="N", help="training runs (8)")
     compare.add_argument(
         "--methods", metavar="NAME,NAME", help="names such as drmad, truncated, implicit, config"
     )
-    compare.set_defaults(command=_compare)
+
+
+def _add_out(command: argparse.ArgumentParser, name: str, text: str) -> None:
+    command.add_argument("--out", type=Path, metavar=name, help=text)
 
 
 def _add_config(command: argparse.ArgumentParser) -> Any:
@@ -122,10 +109,9 @@ def _add_config(command: argparse.ArgumentParser) -> Any:
     variants = command.add_mutually_exclusive_group()
     variants.add_argument("--variant", metavar="NAME", help="a variant of the config")
     command.add_argument(
-        "--smoke",
-        action="store_true",
+        "--smoke", action="store_true",
         help="with the config's settings for a quick test, compiled without optimisation",
-    )
+    )  # fmt: skip
     command.add_argument(
         "--set", dest="overrides", metavar="a.b=value", action="append", default=[],
         help="replace a value of the config; may be given many times",
@@ -136,42 +122,43 @@ def _add_config(command: argparse.ArgumentParser) -> Any:
 # Each command imports what it needs: asking for help must not wait for a deep-learning stack.
 
 
-def _keep_compiled_programs() -> None:
-    """Lets later processes find what this one compiles, unless JAX was told of another place."""
+def _set_up_compiler(smoke: bool) -> None:
+    """Lets later processes find what this one compiles, unless JAX was told of another place.
+
+    A smoke run takes few steps; compiling them well would be most of its time.
+    """
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "drmad_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
+    if smoke:
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
-def _compile_quickly() -> None:
-    """A smoke run takes few steps; compiling them well would be most of its time."""
-    import jax
+def _load(options: argparse.Namespace) -> Any:
+    from drmad_jax.experiments import config as configs
 
-    jax.config.update("jax_disable_most_optimizations", True)
+    path, overrides = options.config, options.overrides
+    return configs.load(path, overrides, variant=options.variant, smoke=options.smoke)
 
 
 def _run(options: argparse.Namespace) -> None:
     from drmad_jax.experiments import config as configs
-    from drmad_jax.experiments.run import run
-    from drmad_jax.experiments.run_all import folder_of
+    from drmad_jax.experiments.runs.loop import run
 
-    _keep_compiled_programs()
-    if options.smoke:
-        _compile_quickly()
+    _set_up_compiler(options.smoke)
     if options.all:
         _run_all(options)
         return
     config = _load(options)
     root = Path("runs") / config.name
     has_variants = len(configs.variant_names(options.config)) > 1
-    folder = options.out or (folder_of(config, root) if has_variants else root)
+    folder = options.out or (root / config.folder if has_variants else root)
     _show(folder, run(config, folder, resume=options.resume))
 
 
 def _run_all(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.run_all import load_all, run_all
+    from drmad_jax.experiments.runs.all_variants import load_all, run_all
 
     variants = load_all(options.config, options.overrides, smoke=options.smoke)
     root = options.out or Path("runs") / variants[0].name
@@ -187,16 +174,9 @@ def _run_all(options: argparse.Namespace) -> None:
         print(f"{len(stopped)} of {len(variants)} stopped before their end:", *stopped, sep="\n")
 
 
-def _load(options: argparse.Namespace) -> "Config":
-    from drmad_jax.experiments import config as configs
-
-    path, overrides = options.config, options.overrides
-    return configs.load(path, overrides, variant=options.variant, smoke=options.smoke)
-
-
 def _show(folder: Path, summary: Mapping[str, Any]) -> None:
     """Draws the figures of a run that has ended, and prints what it came to."""
-    from drmad_jax.experiments.plots import draw
+    from drmad_jax.experiments.runs.draw import draw
 
     print(f"run folder  {folder}")
     for path in draw(folder):
@@ -207,26 +187,23 @@ def _show(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments import comparison_plots
-    from drmad_jax.experiments.compare import DEFAULT_METHODS, compare
+    from drmad_jax.experiments.runs.compare import DEFAULT_METHODS, compare
+    from drmad_jax.experiments.runs.draw import draw
 
-    _keep_compiled_programs()
+    _set_up_compiler(smoke=False)
     config = _load(options)
     folder = options.out or Path("runs") / f"{config.label.replace('/', '-')}-compare"
     names = DEFAULT_METHODS if options.methods is None else options.methods.split(",")
     comparison = compare(config, folder, names=names, num_seeds=options.seeds)
     print(comparison.to_markdown())
     print(f"folder      {folder}")
-    for path in comparison_plots.draw(folder):
+    for path in draw(folder):
         print(f"figure      {path}")
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments import comparison_plots, plots
-    from drmad_jax.experiments.compare import JSON
+    from drmad_jax.experiments.runs.draw import draw
 
-    is_comparison = (options.folder / JSON).is_file()
-    draw = comparison_plots.draw if is_comparison else plots.draw
     for path in draw(options.folder):
         print(path)
 
@@ -238,26 +215,23 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.datasets import prepare
+    from drmad_jax.experiments.data.datasets import prepare
 
     folder = prepare(options.dataset)
     print(f"prepared {folder}" if folder else f"{options.dataset} is there, nothing to do")
 
 
 def _methods(options: argparse.Namespace) -> None:
-    from drmad_jax.experiments.files import write_text
-    from drmad_jax.methods_table import fill, table
+    import inspect
 
-    if options.write is None:
-        print(table(full=options.full), end="")
-        return
-    for path in options.write:
-        try:
-            text = fill(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ExperimentError(f"cannot write the table into {path}: {error}") from error
-        write_text(path, text)
-        print(path)
+    from drmad_jax.experiments.config.factories import Method
+
+    del options
+    for name, function in Method.choices().items():
+        text = f"{inspect.getdoc(function)}\n"
+        sections = re.findall(r"^(?:Cost|Bias):\n(?: .*\n|\n(?= ))+", text, re.MULTILINE)
+        told = text.partition("\n")[0] + "\n" + "".join(sections)
+        print(f"{name}\n{textwrap.indent(told, '    ')}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Files that are either whole or not there, whenever the process is killed."""
+"""Files that are either whole or not there, whenever the process is killed; the cache's place."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -33,3 +34,19 @@ def write_text(path: Path, text: str) -> None:
         text: Its whole contents.
     """
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically.
+
+    Args:
+        path: The file; its folder must exist.
+        value: Nested plain values.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def cache_dir() -> Path:
+    """The folder of what can be made again: drmad_jax in XDG_CACHE_HOME, or in ~/.cache."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "drmad_jax"

@@ -1,6 +1,5 @@
 """Figures that show all runs of an experiment together."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +7,20 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from drmad_jax.experiments.comparison_plots import COLORS
+from drmad_jax.experiments.figures.style import (
+    COLORS,
+    COLUMN_WIDTH,
+    GREY,
+    MARKERS,
+    STYLE,
+    new_figure,
+)
 from drmad_jax.experiments.metrics import metric
-from drmad_jax.experiments.plots import COLUMN_WIDTH, GREY, STYLE
 from drmad_jax.experiments.report.runs import Run, headlines
 
-DPI = 200
 _DASHES = ("-", "--", "-.", ":")
-_MARKERS = "osD^vP*X"
 
 
 def courses(runs: Sequence[Run]) -> Figure:
@@ -33,11 +35,11 @@ def courses(runs: Sequence[Run]) -> Figure:
     Returns:
         A figure as wide as two columns.
     """
+    lines = [line for run in runs for line in run.metrics]
     with matplotlib.rc_context(STYLE):
-        names = [name for name in headlines(runs) if _all_have(runs, name)]
+        names = [name for name in headlines(runs) if all(name in line for line in lines)]
         rows = math.ceil(len(runs) / 4)
-        size = (2 * COLUMN_WIDTH, 2.4 + 0.16 * rows)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(2.4 + 0.16 * rows, width=2 * COLUMN_WIDTH)
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             label, factor, _ = metric(name)
@@ -66,18 +68,17 @@ def judged(runs: Sequence[Run]) -> Figure | None:
     if not names:
         return None
     with matplotlib.rc_context(STYLE):
-        size = (2 * COLUMN_WIDTH, 0.9 + 0.24 * len(shown))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(0.9 + 0.24 * len(shown), width=2 * COLUMN_WIDTH)
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axes, name in zip(panels, names, strict=True):
             label, factor, _ = metric(name)
             for number, run in enumerate(shown):
-                found = run.judged.get(name, {})
-                _draw_estimate(axes, number - 0.12, found.get("before"), factor, GREY, "o", "white")
-                color, _, marker = look(runs.index(run))
-                _draw_estimate(
-                    axes, number + 0.12, found.get("after"), factor, color, marker, color
-                )
+                color, _, marker = _look(runs.index(run))
+                before = {"color": GREY, "marker": "o", "mfc": "white"}
+                after = {"color": color, "marker": marker, "mfc": color}
+                for when, shift, look in (("before", -0.12, before), ("after", 0.12, after)):
+                    found = run.judged.get(name, {}).get(when)
+                    _draw_estimate(axes, number + shift, found, factor, look)
             axes.set_xlabel(f"{label}, fresh seeds")
             axes.grid(axis="x", linewidth=0.3)
         panels[0].set_yticks(range(len(shown)), [run.label for run in shown])
@@ -85,35 +86,14 @@ def judged(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as the contents of a PNG file.
-
-    Args:
-        figure: The figure.
-
-    Returns:
-        Bytes.
-    """
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, dpi=DPI)
-    return buffer.getvalue()
-
-
-def look(number: int) -> tuple[str, str, str]:
-    """Colour, dashes and marker of a run, of which no two runs among 28 share all.
-
-    Args:
-        number: Its place among the runs.
-
-    Returns:
-        What matplotlib calls `color`, `linestyle` and `marker`.
-    """
+def _look(number: int) -> tuple[str, str, str]:
+    """Colour, dashes and marker of a run, of which no two runs among 28 share all."""
     color = "black" if number == 0 else COLORS[(number - 1) % len(COLORS)]
-    return color, _DASHES[number % len(_DASHES)], _MARKERS[number % len(_MARKERS)]
+    return color, _DASHES[number % len(_DASHES)], MARKERS[number % len(MARKERS)]
 
 
 def _draw_course(axes: Axes, run: Run, number: int, name: str, factor: float) -> None:
-    color, dashes, marker = look(number)
+    color, dashes, marker = _look(number)
     steps = [line["step"] for line in run.metrics]
     values = [np.nan if line[name] is None else factor * line[name] for line in run.metrics]
     if run.config.outer.num_steps == 0 and values:
@@ -136,19 +116,11 @@ def _draw_estimate(
     height: float,
     found: Mapping[str, Any] | None,
     factor: float,
-    color: str,
-    marker: str,
-    face: str,
+    look: Mapping[str, Any],
 ) -> None:
     if not found or found["mean"] is None:
         return
     mean = factor * found["mean"]
     ends = [mean, mean] if found["interval"] is None else factor * np.array(found["interval"])
     errors = [[mean - ends[0]], [ends[1] - mean]]
-    axes.errorbar(
-        mean, height, xerr=errors, color=color, marker=marker, mfc=face, elinewidth=0.9, capsize=1.5
-    )
-
-
-def _all_have(runs: Sequence[Run], name: str) -> bool:
-    return all(name in line for run in runs for line in run.metrics)
+    axes.errorbar(mean, height, xerr=errors, elinewidth=0.9, capsize=1.5, **look)

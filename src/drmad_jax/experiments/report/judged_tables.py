@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_jax.experiments.intervals import paired
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.report.runs import Run, headlines
 from drmad_jax.experiments.report.tables import NOTHING, Cell, Table, number
+from drmad_jax.experiments.runs.intervals import paired
 
 
 def results(runs: Sequence[Run]) -> Table | None:
@@ -52,7 +52,7 @@ def against_first(runs: Sequence[Run]) -> Table | None:
         cells = []
         for name in shown:
             ends = [each.judged[name]["after"]["values"] for each in (first, run)]
-            cells.append(Cell(estimate(paired(*ends), metric(name).factor)))
+            cells.append(Cell(_estimate(paired(*ends), metric(name).factor)))
         rows.append([Cell(run.label), *cells])
     title = f"After tuning, less {first.label}"
     notes = [
@@ -88,16 +88,8 @@ def other_metrics(runs: Sequence[Run]) -> Table | None:
     return Table("Other metrics on the fresh seeds", header, rows, num_texts=2)
 
 
-def estimate(found: Mapping[str, Any] | None, factor: float = 1) -> str:
-    """A mean and the half of its 95% interval, with two digits of the latter.
-
-    Args:
-        found: As `intervals.interval` returns it.
-        factor: What to multiply both with.
-
-    Returns:
-        A text such as "0.326 ± 0.012".
-    """
+def _estimate(found: Mapping[str, Any] | None, factor: float = 1) -> str:
+    """A mean and the half of its 95% interval, with two digits of the latter: "0.326 ± 0.012"."""
     if not found or not found["values"]:
         return NOTHING.text
     diverged = sum(value is None for value in found["values"])
@@ -117,11 +109,11 @@ def _judged(run: Run, name: str) -> list[Cell]:
     if found is None:
         return [NOTHING] * 3
     _, factor, more_is_better = metric(name)
-    cells = [Cell(estimate(found["before"], factor))]
+    cells = [Cell(_estimate(found["before"], factor))]
     for part in ("after", "difference"):
         score = found[part]["mean"] if run.is_complete else None
         score = -score if more_is_better and score is not None else score
-        cells.append(Cell(estimate(found[part], factor), score))
+        cells.append(Cell(_estimate(found[part], factor), score))
     tuned = any(found["difference"]["values"])
     return cells if tuned else [cells[0], cells[1], NOTHING]
 

@@ -47,19 +47,27 @@ def environments(experiments: Mapping[str, Sequence[Run]]) -> Table | None:
     for (versions, device), runs in found.items():
         names = ", ".join(dict.fromkeys(run.config.label for run in runs))
         days = sorted({run.summary.get("date", "")[:10] for run in runs} - {""})
-        rows.append([Cell(device), Cell(versions), Cell(" to ".join(_ends(days))), Cell(names)])
+        rows.append(
+            [
+                Cell(device),
+                Cell(versions),
+                Cell(" to ".join(dict.fromkeys(days[:1] + days[-1:]))),
+                Cell(names),
+            ]
+        )
     header = ["device", "versions", "date", "runs"]
     return Table("Versions and hardware", header, rows, num_texts=4)
 
 
 def _row(run: Run) -> list[Cell]:
     total = sum(line["seconds"] for line in run.metrics if "hypergradient_norm" in line)
+    count = run.summary.get("num_hparams")
     judging = run.summary.get("judge", {}).get("seconds")
     compilation = run.summary.get("compile_seconds")
     return [
         Cell(run.label),
         Cell(run.status),
-        _num_hparams(run),
+        NOTHING if count is None else Cell(f"{count:,}"),
         Cell(str(run.num_steps_done)),
         _course(run),
         _seconds(run, run.summary.get("median_seconds_per_step")),
@@ -79,11 +87,6 @@ def _course(run: Run) -> Cell:
     return Cell(first if len(values) == 1 else f"{first} → {last}", score)
 
 
-def _num_hparams(run: Run) -> Cell:
-    count = run.summary.get("num_hparams")
-    return NOTHING if count is None else Cell(f"{count:,}")
-
-
 def _seconds(run: Run, seconds: float | None) -> Cell:
     if seconds is None:
         return NOTHING
@@ -96,7 +99,3 @@ def _device(device: Mapping[str, Any]) -> str:
     if device.get("cores"):
         words.append(f"{device['cores']} CPU core{'s' if device['cores'] != 1 else ''}")
     return ", ".join([*words, *filter(None, [device.get("machine")])])
-
-
-def _ends(days: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys([days[0], days[-1]])) if days else []

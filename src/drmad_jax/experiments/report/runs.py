@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drmad_jax.experiments import compare, run_folder
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.config.variants import BASE
 from drmad_jax.experiments.errors import ExperimentError, RunFolderError
-from drmad_jax.experiments.sections import OnlineConfig
-from drmad_jax.experiments.summary import COMPLETE
-from drmad_jax.experiments.variants import BASE
+from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.summary import COMPLETE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Run:
         """The method as it would be written in Python."""
         if self.config.outer.num_steps > 0:
             return str(self.config.method)
-        return "within training" if isinstance(self.config.task, OnlineConfig) else "no tuning"
+        return "within training" if self.config.task.kind == "online" else "no tuning"
 
     @property
     def num_steps_done(self) -> int:
@@ -90,7 +89,8 @@ def find(folders: Iterable[Path]) -> dict[str, list[Run]]:
     """
     found: dict[Path, Run] = {}
     for folder in folders:
-        runs = [path.parent for path in sorted(folder.rglob(run_folder.CONFIG)) if _is_run(path)]
+        found_here = [path.parent for path in sorted(folder.rglob(run_folder.CONFIG))]
+        runs = [path for path in found_here if not (path / run_folder.COMPARISON).exists()]
         if not runs:
             raise RunFolderError(f"{folder} holds no run folder (one has a {run_folder.CONFIG})")
         found |= {path.resolve(): _read(path) for path in runs}
@@ -112,18 +112,14 @@ def headlines(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(["outer_loss", *(run.config.task.headline for run in runs)]))
 
 
-def _is_run(config: Path) -> bool:
-    return not (config.parent / compare.JSON).exists()
-
-
 def _read(folder: Path) -> Run:
     try:
         config = run_folder.read_config(folder)
-        metrics = run_folder.read_metrics(folder)
+        metrics = run_folder.read(folder, run_folder.METRICS)
         summary = run_folder.read_summary(folder) or {}
     except (ExperimentError, ValueError) as error:
         raise RunFolderError(f"{folder} cannot be read: {error}") from error
-    return Run(folder, config, metrics, summary, config.variant or BASE)
+    return Run(folder, config, metrics, summary, config.folder)
 
 
 def _in_order(runs: Iterable[Run]) -> list[Run]:
@@ -131,11 +127,5 @@ def _in_order(runs: Iterable[Run]) -> list[Run]:
     key = lambda run: (run.label != BASE, not run.summary, run.summary.get("date", ""))
     ordered = sorted(runs, key=key)
     count = collections.Counter(run.label for run in ordered)
-    return [
-        run if count[run.label] == 1 else dataclasses.replace(run, label=_long_label(run))
-        for run in ordered
-    ]
-
-
-def _long_label(run: Run) -> str:
-    return f"{run.label} ({Path(*run.folder.parts[-2:])})"
+    long = lambda run: f"{run.label} ({Path(*run.folder.parts[-2:])})"
+    return [r if count[r.label] == 1 else dataclasses.replace(r, label=long(r)) for r in ordered]

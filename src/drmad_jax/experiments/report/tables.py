@@ -1,16 +1,15 @@
-"""Tables of short texts, written as HTML, Markdown and LaTeX."""
+"""Tables of short texts, for `page.html`, and written as Markdown and LaTeX."""
 
-import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-_LATEX = {
+_LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "→": r"$\to$", "±": r"$\pm$", "−": "$-$",
     "–": "--", "\n": " ",
-}  # fmt: skip
+})  # fmt: skip
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 
@@ -46,41 +45,21 @@ class Table(NamedTuple):
     num_texts: int = 1
     notes: Sequence[str] = ()
 
-    def to_html(self) -> str:
-        """An HTML table with its caption; what is best is bold."""
-        head = "".join(
-            f'<th scope="col" class="{self._kind(number)}">{html.escape(text)}</th>'
-            for number, text in enumerate(self.header)
-        )
-        rows = "".join(f"<tr>{self._html_row(row)}</tr>\n" for row in self._marked())
-        return (
-            f"<table>\n<caption>{html.escape(self.title)}</caption>\n"
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
-        )
-
     def to_markdown(self) -> str:
         """A table in GitHub's Markdown."""
-        right = len(self.header) - self.num_texts
-        lines = [
-            _markdown_row(map(_escape_markdown, self.header)),
-            _markdown_row(["---"] * self.num_texts + ["---:"] * right),
-        ]
-        for row in self._marked():
-            texts = [(_escape_markdown(text), best) for text, best in row]
-            lines.append(_markdown_row(f"**{text}**" if best else text for text, best in texts))
-        return "\n".join(lines) + "\n"
+        rule = ["---"] * self.num_texts + ["---:"] * (len(self.header) - self.num_texts)
+        header, *rows = self._written(_escape_markdown, "**{}**")
+        return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
 
     def to_latex(self) -> str:
         """A LaTeX tabular with the rules of the package booktabs."""
         columns = "l" * self.num_texts + "r" * (len(self.header) - self.num_texts)
-        lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
-        lines += [_latex_row(map(_escape_latex, self.header)), "\\midrule"]
-        for row in self._marked():
-            texts = [(_escape_latex(text), best) for text, best in row]
-            lines.append(_latex_row(f"\\textbf{{{t}}}" if best else t for t, best in texts))
+        written = self._written(lambda text: text.translate(_LATEX), "\\textbf{{{}}}")
+        header, *rows = (f"{' & '.join(row)} \\\\" for row in written)
+        lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", header, "\\midrule", *rows]
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
-    def _marked(self) -> list[list[tuple[str, bool]]]:
+    def marked(self) -> list[list[tuple[str, bool]]]:
         """Texts, and whether they are the best of their column; where all are equal none is."""
         best = []
         for column in zip(*self.rows, strict=True):
@@ -91,20 +70,11 @@ class Table(NamedTuple):
             for row in self.rows
         ]
 
-    def _html_row(self, row: Sequence[tuple[str, bool]]) -> str:
-        cells = []
-        for number, (text, best) in enumerate(row):
-            escaped = html.escape(text)
-            if number == 0:
-                cells.append(f'<th scope="row" class="text">{escaped}</th>')
-                continue
-            escaped = escaped.replace("(", "(<wbr>")  # where a long call may be broken
-            marked = f"<b>{escaped}</b>" if best else escaped
-            cells.append(f'<td class="{self._kind(number)}">{marked}</td>')
-        return "".join(cells)
-
-    def _kind(self, number: int) -> str:
-        return "text" if number < self.num_texts else "number"
+    def _written(self, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+        """Header and rows, escaped, what is best in bold."""
+        marked = [[(escape(text), best) for text, best in row] for row in self.marked()]
+        rows = [[bold.format(text) if best else text for text, best in row] for row in marked]
+        return [[escape(text) for text in self.header], *rows]
 
 
 def number(value: float) -> str:
@@ -114,15 +84,3 @@ def number(value: float) -> str:
 
 def _escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ")
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _markdown_row(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
-def _latex_row(texts: Iterable[str]) -> str:
-    return f"{' & '.join(texts)} \\\\"

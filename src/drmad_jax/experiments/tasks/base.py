@@ -1,21 +1,26 @@
-"""What the run loop asks of a task."""
+"""What the run loop asks of a task, and how a task registers itself."""
 
-from __future__ import annotations
-
+import abc
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from jaxtyping import Array, Float, PyTree
+from matplotlib.figure import Figure
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.config.section import Section
+from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.errors import ConfigError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+S = TypeVar("S", bound=TaskConfig)
+D = TypeVar("D", bound=Section)
+M = TypeVar("M", bound=Section)
+T = TypeVar("T", bound=type["Task"])
 
-
-S = TypeVar("S", bound=Any)
+Scalar = Float[Array, ""]
+Scores = dict[str, Scalar]
 
 
 class Inputs(NamedTuple):
@@ -36,47 +41,90 @@ class Inputs(NamedTuple):
     key: Array | None = None
 
 
-class Task(Protocol):
-    """A bilevel problem with its data, drawn again at every outer step."""
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC, Generic[S, D, M]):
+    """A bilevel problem with its data, drawn again at every outer step.
+
+    Attributes:
+        config: The whole configuration.
+        task: Its section `[task]`.
+        data: Its section `[data]`.
+        model: Its section `[model]`.
+    """
+
+    config: Config
+    task: S
+    data: D
+    model: M
+
+    def check(self) -> None:
+        """Raises a `ConfigError` where sections do not fit together."""
 
     @property
+    @abc.abstractmethod
     def problem(self) -> dj.Problem:
         """Inner loss, outer loss and inner optimizer."""
-        ...
 
     @property
     def project(self) -> Callable[[PyTree], PyTree] | None:
         """Takes hyperparameters back to where they are allowed; `None` where all of them are."""
         return None
 
+    @abc.abstractmethod
     def load_data(self) -> PyTree:
         """The arrays that `sample` and `evaluate` get; the only method that reads files."""
-        ...
 
+    @abc.abstractmethod
     def init_hparams(self) -> PyTree:
         """The hyperparameters that tuning starts from."""
-        ...
 
+    @abc.abstractmethod
     def sample(self, key: Array, data: PyTree) -> Inputs:
         """Splits, initial weights and minibatches of one outer step; pure, to be jitted."""
-        ...
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: PyTree
-    ) -> dict[str, Float[Array, ""]]:
+    @abc.abstractmethod
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: PyTree) -> Scores:
         """Named scalars about the trained state, the section's `headline` among them."""
-        ...
 
     def evaluate_fresh(
         self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: PyTree
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> Scores:
         """Further scalars for fresh seeds alone: what costs too much at every outer step."""
         del inputs, state, hparams, data
         return {}
 
     def figures(self, hparams: PyTree, data: PyTree) -> dict[str, Figure]:
         """Figures of learned hyperparameters (NumPy arrays), by file name without suffix."""
-        ...
+        del hparams, data
+        return {}
+
+
+def task(
+    section: type[TaskConfig], *, data: type[Section], model: Sequence[type[Section]]
+) -> Callable[[T], T]:
+    """A decorator that registers a task.
+
+    Args:
+        section: Its section `[task]`.
+        data: The kind of section `[data]` that it works with.
+        model: The kinds of section `[model]`, any of which it takes.
+
+    Returns:
+        The decorator of a class of tasks.
+    """
+
+    def add(cls: T) -> T:
+        def make(config: Config) -> Any:
+            _check_kind(config, "data", config.data, [data])
+            _check_kind(config, "model", config.model, model)
+            made: Any = cls(config, config.task, config.data, config.model)
+            made.check()
+            return made
+
+        section.make = staticmethod(make)
+        return cls
+
+    return add
 
 
 def train_once(
@@ -93,49 +141,14 @@ def train_once(
     Returns:
         The final state.
     """
-    # It remembers the end of training alone, and asks for no derivative of the optimizer.
-    train = dj.train(problem, num_steps=num_steps, method=dj.implicit())
+    train = dj.trained(problem, num_steps=num_steps)
     params, batches = inputs.params, inputs.inner_batches
     return train(hparams, params, batches, model_state=inputs.model_state, key=inputs.key)
 
 
-def check_tuned(tuned: Sequence[str]) -> None:
-    """Checks a list of what is learned, the key `tuned` of a section `[task]`.
-
-    Args:
-        tuned: Names.
-
-    Raises:
-        ConfigError: If it is empty, or has a name twice.
-    """
-    if not tuned:
+def _check_kind(config: Config, key: str, found: Any, kinds: Sequence[type[Section]]) -> None:
+    if not isinstance(found, tuple(kinds)):
+        wanted = " or ".join(repr(kind.model_fields["kind"].default) for kind in kinds)
         raise ConfigError(
-            "task.tuned: expected at least one name; for no tuning set outer.num_steps = 0"
+            f"{key}.kind: task {config.task.kind!r} works with {wanted}, got {found.kind!r}"
         )
-    for index, name in enumerate(tuned):
-        if name in tuned[:index]:
-            raise ConfigError(f"task.tuned: {name!r} is there twice")
-
-
-def section(found: object, kind: type[S] | tuple[type[S], ...], key: str, config: Config) -> S:
-    """A section of the kind that a task works with.
-
-    Args:
-        found: The section of the configuration.
-        kind: The class that the task needs, or several of which it takes any.
-        key: The section's name, for the message.
-        config: The configuration.
-
-    Returns:
-        `found` itself.
-
-    Raises:
-        ConfigError: If it is of another kind.
-    """
-    if isinstance(found, kind):
-        return found
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    wanted = " or ".join(repr(each.kind) for each in kinds)
-    raise ConfigError(
-        f"{key}.kind: task {config.task.kind!r} works with {wanted}, got {found.kind!r}"  # pyright: ignore[reportAttributeAccessIssue]
-    )

@@ -1,6 +1,8 @@
-"""What tasks on labelled images share: data, validation set, loss and judging."""
+"""What tasks on labelled images share: data, validation set, network, loss and judging."""
 
-from typing import Any, TypeVar
+import abc
+import dataclasses
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,29 +10,80 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import Images, ImageSplits, load_splits
-from drmad_jax.experiments.network import Network
-from drmad_jax.experiments.sections import ImagesConfig
-from drmad_jax.experiments.tasks.base import Inputs
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.data.datasets import DATASETS, DatasetSpec, Images, load_splits
+from drmad_jax.experiments.models.network import Network, classifier
+from drmad_jax.experiments.tasks.base import D, Inputs, M, S, Scalar, Scores, Task
 
-T = TypeVar("T")
+E = TypeVar("E")
 
-
-def load(data: ImagesConfig) -> ImageSplits:
-    """The examples to draw from, and the test examples, on the device.
-
-    Args:
-        data: The section that names them.
-
-    Returns:
-        Both splits.
-    """
-    splits = load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
-    return jax.device_put(splits)
+Logits = Float[Array, "n classes"]
 
 
-def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:
+@dataclasses.dataclass(frozen=True)
+class ImageTask(Task[S, D, M]):
+    """Trains a network on labelled images; a task replaces what it does in another way."""
+
+    @property
+    @abc.abstractmethod
+    def network(self) -> Network:
+        """What is trained."""
+
+    def sample(self, key: Array, data: Any) -> Inputs:
+        """A new split into training and validation set, new weights, new minibatches."""
+        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
+        train, valid = hold_out(split_key, data.train, self.config.data.num_valid)
+        params, model_state = self.network.init(params_key, valid.images)
+        batches = dj.minibatches(train, self.config.inner.batch_size, batch_key)
+        return Inputs(params, batches, valid, model_state, run_key)
+
+    def outputs(
+        self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
+    ) -> Float[Array, "n *outputs"]:
+        """The outputs for a batch, of a network in use."""
+        del hparams
+        return self.network(params, batch.images, model_state=model_state)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierTask(ImageTask[S, ImagesConfig, M], Generic[S, M]):
+    """Trains a classifier, and judges it by its cross entropy."""
+
+    @property
+    def network(self) -> Network:
+        """The network of section `[model]`."""
+        return classifier(self.model, self.data)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        """What is known of the data set."""
+        return DATASETS[self.data.dataset]
+
+    def load_data(self) -> Any:
+        """The examples to draw from, and the test examples, on the device."""
+        data = self.data
+        return jax.device_put(
+            load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
+        )
+
+    def outer_loss(
+        self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
+    ) -> Scalar:
+        """Mean cross entropy of a batch."""
+        logits = self.outputs(params, hparams, batch, model_state=model_state)
+        return cross_entropy(logits, hparams, batch)
+
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: Any) -> Scores:
+        """Mean cross entropy and share of wrong answers on the test examples."""
+        logits = self.outputs(state.params, hparams, data.test, model_state=state.model_state)
+        wrong = jnp.argmax(logits, axis=-1) != data.test.labels
+        return {
+            "test_loss": cross_entropy(logits, None, data.test),
+            "test_error": jnp.mean(wrong, dtype=jnp.float32),
+        }
+
+
+def hold_out(key: Array, examples: E, num_valid: int) -> tuple[E, E]:
     """Draws a validation set.
 
     Args:
@@ -46,28 +99,7 @@ def hold_out(key: Array, examples: T, num_valid: int) -> tuple[T, T]:
     return take(order[num_valid:]), take(order[:num_valid])
 
 
-def fresh_inputs(key: Array, examples: Any, network: Network, config: Config) -> Inputs:
-    """A new split into training and validation set, new weights, new minibatches.
-
-    Args:
-        key: Key of the draws.
-        examples: What to split, arrays with the same leading axis, `images` among them.
-        network: What is trained.
-        config: The configuration: how many are held out, how many make a minibatch.
-
-    Returns:
-        What one training run starts from.
-    """
-    split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-    train, valid = hold_out(split_key, examples, config.data.num_valid)
-    params, model_state = network.init(params_key, valid.images)
-    batches = dj.minibatches(train, config.inner.batch_size, batch_key)
-    return Inputs(params, batches, valid, model_state, run_key)
-
-
-def cross_entropy(
-    logits: Float[Array, "n classes"], hparams: PyTree, batch: Images
-) -> Float[Array, ""]:
+def cross_entropy(logits: Logits, hparams: PyTree, batch: Images) -> Scalar:
     """Mean cross entropy of a batch; the signature is that of a composite loss's criterion.
 
     Args:
@@ -80,20 +112,3 @@ def cross_entropy(
     """
     del hparams
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
-
-
-def scores(logits: Float[Array, "n classes"], test: Images) -> dict[str, Float[Array, ""]]:
-    """Mean cross entropy and share of wrong answers.
-
-    Args:
-        logits: The model's outputs on the test examples.
-        test: The test examples.
-
-    Returns:
-        `test_loss` and `test_error`.
-    """
-    wrong = jnp.argmax(logits, axis=-1) != test.labels
-    return {
-        "test_loss": cross_entropy(logits, None, test),
-        "test_error": jnp.mean(wrong, dtype=jnp.float32),
-    }

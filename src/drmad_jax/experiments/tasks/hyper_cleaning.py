@@ -1,39 +1,54 @@
 """Data hyper-cleaning: a learned weight for each training example (Franceschi et al. 2017)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
+from matplotlib.figure import Figure
+from pydantic import Field
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.models import MLPConfig
+from drmad_jax.experiments.config.task import TaskConfig
+from drmad_jax.experiments.data.batches import inner_batches
+from drmad_jax.experiments.data.datasets import Images
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.network import perceptron
-from drmad_jax.experiments.projections import capped_simplex
-from drmad_jax.experiments.sections import HyperCleaningConfig, ImagesConfig, MLPConfig
-from drmad_jax.experiments.tasks.base import Inputs, Task, section, train_once
-from drmad_jax.experiments.tasks.classification import (
-    cross_entropy,
-    hold_out,
-    load,
-    scores,
-)
-from drmad_jax.experiments.tasks.full_batch import inner_batches
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from drmad_jax.experiments.figures.style import BLUE, GREY, ORANGE, new_figure, panel
+from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, task, train_once
+from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, hold_out
+from drmad_jax.experiments.tasks.projections import capped_simplex
 
 # No outer step and no fresh seed has this number.
 _DATA = 2**32 - 2
+# Panels of the figure of examples thrown out.
+_ROWS, _COLUMNS = 3, 6
+
+
+class HyperCleaningConfig(TaskConfig):
+    """Section `[task]`: learn a weight for each training example, some having wrong labels.
+
+    `inner.batch_size` = the number of training examples is full-batch training, as published.
+
+    Attributes:
+        corrupted: Share of the training labels that are replaced by another class.
+        budget: Upper limit R of the sum of the weights, each of them in [0, 1]; the number of
+            training examples for no limit but that.
+        start: Tuning starts from the same weight for all, R/n at most 1 ("even"), or from full
+            weight for clean examples alone ("oracle"), as far as R allows it.
+        threshold: An example counts as thrown out where its weight is below this.
+    """
+
+    kind: Literal["hyper_cleaning"] = "hyper_cleaning"
+    corrupted: Annotated[float, Field(ge=0)] = 0.5
+    budget: Annotated[float, Field(gt=0)]
+    start: Literal["even", "oracle"] = "even"
+    threshold: Annotated[float, Field(gt=0)] = 1e-3
 
 
 class Weighted(NamedTuple):
@@ -66,8 +81,9 @@ class CleaningData(NamedTuple):
     test: Images
 
 
+@task(HyperCleaningConfig, data=ImagesConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
-class HyperCleaningTask(Task):
+class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
     """Trains a classifier on weighted examples, some of them with wrong labels.
 
     L(w, λ) = 1/n Σ λ_i·(cross entropy of example i), the λ_i in [0, 1] with Σ λ_i <= R; outside,
@@ -78,31 +94,18 @@ class HyperCleaningTask(Task):
     The hyperparameters are {"weights": λ}, shape (training examples,).
     """
 
-    config: Config
-    task: HyperCleaningConfig
-    data: ImagesConfig
-    model: MLPConfig
-
-    @classmethod
-    def of(cls, config: Config) -> HyperCleaningTask:
-        """The task of a configuration with images and a perceptron."""
-        task = section(config.task, HyperCleaningConfig, "task", config)
-        if task.corrupted > 1:
+    def check(self) -> None:
+        """The share of wrong labels is one."""
+        if self.task.corrupted > 1:
             raise ConfigError(
-                f"task.corrupted: expected a share of at most 1, got {task.corrupted}"
+                f"task.corrupted: expected a share of at most 1, got {self.task.corrupted}"
             )
-        return cls(
-            config,
-            task,
-            section(config.data, ImagesConfig, "data", config),
-            section(config.model, MLPConfig, "model", config),
-        )
 
     @property
     def problem(self) -> dj.Problem:
         """Weighted cross entropy inside, plain cross entropy on clean examples outside."""
-        loss = dj.composite_loss(self._predict, _weighted_cross_entropy)
-        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
+        loss = dj.composite_loss(self.outputs, _weighted_cross_entropy)
+        return dj.Problem(loss, self.outer_loss, self.config.inner.optimizer.build())
 
     @property
     def project(self) -> Callable[[PyTree], PyTree]:
@@ -111,11 +114,11 @@ class HyperCleaningTask(Task):
 
     def load_data(self) -> CleaningData:
         """The one split of this seed, its first training labels replaced by other ones."""
-        splits = load(self.data)
+        splits = super().load_data()
         key = jax.random.fold_in(jax.random.key(self.config.seed), _DATA)
         split_key, label_key = jax.random.split(key)
         train, valid = hold_out(split_key, splits.train, self.data.num_valid)
-        num_classes = DATASETS[self.data.dataset].num_classes
+        num_classes = self.dataset.num_classes
         shift = jax.random.randint(label_key, train.labels.shape, 1, num_classes)
         true = jnp.asarray(train.labels)
         given = jnp.where(self._corrupted(), (true + shift) % num_classes, true)
@@ -132,22 +135,19 @@ class HyperCleaningTask(Task):
     def sample(self, key: Array, data: CleaningData) -> Inputs:
         """New initial weights; minibatches are drawn unless they hold all examples."""
         params_key, batch_key, run_key = jax.random.split(key, 3)
-        log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, data.train.images[:1], log_scale)
+        params, _ = self.network.init(params_key, data.train.images)
         batches = inner_batches(data.train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, data.valid, key=run_key)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: CleaningData
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: CleaningData) -> Scores:
         """Scores on the test examples, and how well the wrong labels are found."""
-        logits = self._predict(state.params, hparams, data.test)
         found = hparams["weights"] < self.task.threshold
-        return scores(logits, data.test) | retrieval(found, data.train.labels != data.true_labels)
+        scores = super().evaluate(state, hparams, data)
+        return scores | retrieval(found, data.train.labels != data.true_labels)
 
     def evaluate_fresh(
         self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: CleaningData
-    ) -> dict[str, Float[Array, ""]]:
+    ) -> Scores:
         """The error of a new training on the examples that were kept and the validation ones."""
         del state
         num_pool = self.data.num_train
@@ -163,27 +163,20 @@ class HyperCleaningTask(Task):
         batches = inner_batches(pool, batch_size, cast(Array, inputs.key))
         again, even = inputs._replace(inner_batches=batches), {"weights": weights / weights.mean()}
         state = train_once(self.problem, even, again, self.config.inner.num_steps)
-        logits = self._predict(state.params, hparams, data.test)
-        return {"retrained_error": scores(logits, data.test)["test_error"]}
+        return {"retrained_error": super().evaluate(state, hparams, data)["test_error"]}
 
     def figures(self, hparams: PyTree, data: CleaningData) -> dict[str, Figure]:
         """Weights of clean and corrupted examples, precision and recall, examples thrown out."""
-        from drmad_jax.experiments import cleaning_plots as plots
-
         weights, given, true = (
             np.asarray(x) for x in (hparams["weights"], data.train.labels, data.true_labels)
         )
         wrong = given != true
         images = np.asarray(data.train.images).mean(axis=-1)
         return {
-            "weights": plots.weights(weights, wrong),
-            "precision_recall": plots.precision_recall(weights, wrong, self.task.threshold),
-            "found": plots.found(images, weights, given, true, self.task.threshold),
+            "weights": _weights(weights, wrong),
+            "precision_recall": _precision_recall(weights, wrong, self.task.threshold),
+            "found": _found(images, weights, given, true, self.task.threshold),
         }
-
-    @property
-    def _network(self) -> MLP:
-        return perceptron(self.model, self.data)
 
     @property
     def _num_train(self) -> int:
@@ -193,17 +186,8 @@ class HyperCleaningTask(Task):
         """The first training examples; their order is drawn anyway."""
         return np.arange(self._num_train) < round(self.task.corrupted * self._num_train)
 
-    def _predict(
-        self, params: PyTree, hparams: PyTree, batch: Images | Weighted
-    ) -> Float[Array, "n classes"]:
-        del hparams
-        return cast(Array, self._network.apply({"params": params}, batch.images))
 
-    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
-        return cross_entropy(self._predict(params, hparams, batch), hparams, batch)
-
-
-def retrieval(found: Bool[Array, " n"], wanted: Bool[Array, " n"]) -> dict[str, Float[Array, ""]]:
+def retrieval(found: Bool[Array, " n"], wanted: Bool[Array, " n"]) -> Scores:
     """How well a set of examples was found.
 
     Args:
@@ -222,8 +206,82 @@ def retrieval(found: Bool[Array, " n"], wanted: Bool[Array, " n"]) -> dict[str, 
     }
 
 
-def _weighted_cross_entropy(
-    logits: Float[Array, "n classes"], hparams: PyTree, batch: Weighted
-) -> Float[Array, ""]:
+def _weighted_cross_entropy(logits: Logits, hparams: PyTree, batch: Weighted) -> Scalar:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return jnp.mean(hparams["weights"][batch.rows] * losses)
+
+
+def _weights(values: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> Figure:
+    """Histograms of the weights, those of clean and of corrupted examples apart."""
+    figure, axes = panel(2.2)
+    bins = np.linspace(0, max(float(values.max()), 1e-3), 31).tolist()
+    for chosen, name, color in ((~wrong, "clean", BLUE), (wrong, "corrupted", ORANGE)):
+        label = f"{name} ({chosen.sum()})"
+        axes.hist(values[chosen], bins=bins, histtype="stepfilled", color=color, alpha=0.25)
+        axes.hist(values[chosen], bins=bins, histtype="step", color=color, label=label)
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("learned weight")
+    axes.set_ylabel("examples")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _precision_recall(
+    values: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], threshold: float
+) -> Figure:
+    """Precision and recall of finding wrong labels, as the weight up to which one is found grows.
+
+    The curve begins at the lowest weight: among the examples that share it, as many do at zero,
+    there is no order.
+    """
+    figure, axes = panel(2.6)
+    order = np.argsort(values, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
+    hits, num_found = np.cumsum(wrong[order])[ends], ends + 1
+    num_wrong = max(wrong.sum(), 1)
+    axes.plot(hits / num_wrong, hits / num_found, color=BLUE, label="found up to a weight")
+    found = values < threshold
+    if found.any():
+        hits = (found & wrong).sum()
+        point = hits / num_wrong, hits / found.sum()
+        label = f"found below {threshold:g} ({found.sum()})"
+        axes.plot(*point, "o", markersize=5, color=ORANGE, label=label)
+    axes.axhline(wrong.mean(), color=GREY, linestyle="--", linewidth=0.8, label="chance")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("recall of wrong labels")
+    axes.set_ylabel("precision")
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def _found(
+    images: Float[np.ndarray, "n h w"],
+    values: Float[np.ndarray, " n"],
+    given: Int[np.ndarray, " n"],
+    true: Int[np.ndarray, " n"],
+    threshold: float,
+) -> Figure:
+    """Examples thrown out, each with the label given to it and the true one.
+
+    Half of the columns show wrong labels that were found, the other half clean examples that were
+    thrown out by mistake; the first ones of each.
+    """
+    figure = new_figure(2.4)
+    halves = figure.subfigures(1, 2, squeeze=False, wspace=0.06)
+    out, wrong = values < threshold, given != true
+    for half, chosen, title in (
+        (halves[0, 0], out & wrong, "wrong labels found"),
+        (halves[0, 1], out & ~wrong, "clean, thrown out"),
+    ):
+        half.suptitle(f"{title} ({chosen.sum()})", fontsize=8)
+        panels = half.subplots(_ROWS, _COLUMNS // 2).ravel()
+        rows = np.flatnonzero(chosen)[: panels.size]
+        for axes in panels:
+            axes.axis("off")
+        for axes, row in zip(panels, rows, strict=False):
+            axes.imshow(images[row], cmap="Greys", interpolation="nearest")
+            label = f"{given[row]}, not {true[row]}" if wrong[row] else f"{given[row]}"
+            axes.set_title(label, fontsize=7, pad=2)
+    return figure

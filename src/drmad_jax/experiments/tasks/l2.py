@@ -1,31 +1,47 @@
 """Learning L2 penalties, up to one for each input unit or weight (Fu et al. 2016, section 4)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
+from matplotlib.figure import Figure
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images, ImageSplits
-from drmad_jax.experiments.network import CLASSIFIERS, Network, classifier, kernels_of
-from drmad_jax.experiments.sections import ImagesConfig, L2Config
-from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, fresh_inputs, load, scores
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.task import TaskConfig
+from drmad_jax.experiments.data.datasets import Images, Splits
+from drmad_jax.experiments.figures import images, values
+from drmad_jax.experiments.models.network import CLASSIFIERS, kernels_of
+from drmad_jax.experiments.tasks.base import Scalar, task
+from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, cross_entropy
 
 # In rescaled coordinates ‖z‖² is weighed by exp(-4), whatever the hyperparameters.
 _RESCALED_LOG_L2 = -4.0
 
 
+class L2Config(TaskConfig):
+    """Section `[task]`: learn L2 penalties of the weights (biases have none).
+
+    Attributes:
+        granularity: What shares one penalty: the weights out of one input "unit", those of one
+            "layer", each "parameter" alone, or all weights ("global").
+        coordinates: "penalty" adds Σ exp(log_l2)·w² to the loss. "rescaled" is the published
+            form: the network uses w = z·exp(t), training moves z, the penalty is exp(-4)·‖z‖²,
+            and t is the hyperparameter, so that log_l2 = -4 - 2t.
+        initial_log_l2: Natural log of the initial penalties; published: -4.4 (t = .2).
+    """
+
+    kind: Literal["l2"] = "l2"
+    granularity: Literal["unit", "layer", "parameter", "global"] = "unit"
+    coordinates: Literal["penalty", "rescaled"] = "penalty"
+    initial_log_l2: float = -4.4
+
+
+@task(L2Config, data=ImagesConfig, model=CLASSIFIERS)
 @dataclasses.dataclass(frozen=True)
-class L2Task(Task):
+class L2Task(ClassifierTask[L2Config, Any]):
     """Trains a classifier with learned L2 penalties, judged by its validation loss.
 
     The hyperparameters are a dictionary from layer (or "all") to an array: shape (inputs,) for
@@ -34,28 +50,11 @@ class L2Task(Task):
     log_l2 = -4 - 2t in rescaled coordinates.
     """
 
-    config: Config
-    task: L2Config
-    data: ImagesConfig
-    network: Network
-
-    @classmethod
-    def of(cls, config: Config) -> L2Task:
-        """The task of a configuration with labelled images and a network for them."""
-        data = section(config.data, ImagesConfig, "data", config)
-        model = section(config.model, CLASSIFIERS, "model", config)
-        task = section(config.task, L2Config, "task", config)
-        return cls(config, task, data, classifier(model, data))
-
     @property
     def problem(self) -> dj.Problem:
         """Cross entropy plus penalty inside, cross entropy on held-out examples outside."""
         loss = dj.composite_loss(self._train_outputs, cross_entropy, self._penalty)
-        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
-
-    def load_data(self) -> ImageSplits:
-        """The examples to draw from, and the test examples."""
-        return load(self.data)
+        return dj.Problem(loss, self.outer_loss, self.config.inner.optimizer.build())
 
     def init_hparams(self) -> dict[str, Array]:
         """Every penalty at `initial_log_l2`."""
@@ -63,31 +62,26 @@ class L2Task(Task):
         start = (_RESCALED_LOG_L2 - log_l2) / 2 if self._is_rescaled else log_l2
         return {name: jnp.full(shape, start, jnp.float32) for name, shape in self._shapes().items()}
 
-    def sample(self, key: Array, data: ImageSplits) -> Inputs:
-        """A new split into training and validation set, new weights, new minibatches."""
-        return fresh_inputs(key, data.train, self.network, self.config)
+    def outputs(
+        self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree = None
+    ) -> Logits:
+        """The logits of a batch, of the network with its own weights."""
+        weights = self._weights(params, hparams)
+        return self.network(weights, batch.images, model_state=model_state)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
-    ) -> dict[str, Float[Array, ""]]:
-        """Mean cross entropy and share of wrong answers on the test examples."""
-        return scores(self._outputs(state.params, hparams, data.test, state.model_state), data.test)
-
-    def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: Splits) -> dict[str, Figure]:
         """Penalties of the input pixels as an image, and of every layer as histograms."""
-        from drmad_jax.experiments import plots
-
         del data
         log_l2 = {name: self._log_l2(hparams[name]) for name in self._shapes()}
         start = self.task.initial_log_l2
         label = "log L2 penalty"
-        figures = {"penalties_by_layer": plots.distributions(log_l2, start, label=label)}
+        figures = {"penalties_by_layer": values.distributions(log_l2, start, label=label)}
         granularity = self.task.granularity
         if granularity in ("unit", "parameter") and "dense_0" in log_l2:
             inputs = log_l2["dense_0"]
             per_pixel = inputs if granularity == "unit" else inputs.mean(axis=1)
-            image = per_pixel.reshape(DATASETS[self.data.dataset].image_shape)
-            figures["input_penalties"] = plots.image(image.mean(axis=-1), label=label)
+            image = per_pixel.reshape(self.dataset.image_shape)
+            figures["input_penalties"] = images.image(image.mean(axis=-1), label=label)
         return figures
 
     @property
@@ -96,7 +90,7 @@ class L2Task(Task):
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every hyperparameter array."""
-        kernels = self.network.kernels(DATASETS[self.data.dataset].image_shape)
+        kernels = self.network.kernels(self.dataset.image_shape)
         of_kernel = {
             "layer": lambda shape: (),
             "unit": lambda shape: shape[-2:-1],
@@ -136,13 +130,7 @@ class L2Task(Task):
         weights = self._weights(params, hparams)
         return self.network.train(weights, batch.images, model_state=model_state, key=key)
 
-    def _outputs(
-        self, params: PyTree, hparams: PyTree, batch: Images, model_state: PyTree
-    ) -> Float[Array, "n classes"]:
-        weights = self._weights(params, hparams)
-        return self.network(weights, batch.images, model_state=model_state)
-
-    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Scalar:
         def of_layer(name, kernel):
             squares = jnp.square(kernel)
             if self._is_rescaled:
@@ -150,8 +138,3 @@ class L2Task(Task):
             return jnp.sum(jnp.exp(self._per_kernel(hparams, name)) * squares)
 
         return sum((of_layer(*item) for item in kernels_of(params).items()), jnp.zeros(()))
-
-    def _outer_loss(
-        self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree = None
-    ) -> Float[Array, ""]:
-        return cross_entropy(self._outputs(params, hparams, batch, model_state), hparams, batch)

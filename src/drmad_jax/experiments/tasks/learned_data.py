@@ -1,35 +1,52 @@
 """Learning the training data itself (Maclaurin et al. 2015)."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
+from matplotlib.figure import Figure
+from pydantic import Field
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import DATASETS, Images
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.models import MLPConfig
+from drmad_jax.experiments.config.section import PositiveInt
+from drmad_jax.experiments.config.task import TaskConfig
+from drmad_jax.experiments.data.batches import inner_batches
+from drmad_jax.experiments.data.datasets import Images
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.network import perceptron
-from drmad_jax.experiments.sections import ImagesConfig, LearnedDataConfig, MLPConfig
-from drmad_jax.experiments.tasks.base import Inputs, Task, section
+from drmad_jax.experiments.figures import images
+from drmad_jax.experiments.tasks.base import Inputs, task
 from drmad_jax.experiments.tasks.classification import (
+    ClassifierTask,
+    Logits,
     cross_entropy,
     hold_out,
-    load,
-    scores,
 )
-from drmad_jax.experiments.tasks.full_batch import inner_batches
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # No outer step and no fresh seed has this number.
 _NOISE = 2**32 - 2
+
+
+class LearnedDataConfig(TaskConfig):
+    """Section `[task]`: learn a few training images, judged by what is trained on them.
+
+    `inner.batch_size` = the number of these images is full-batch training, as published.
+
+    Attributes:
+        images_per_class: Training images of each class.
+        start: What learning begins with: "blank" images, all zero; the "means" of each class; or
+            random "real" images, drawn anew for each training run, which can be judged only.
+        noise: Standard deviation of what is added to that for each pixel, once and for all; needed
+            where there are several images of each class, which would stay alike without it.
+    """
+
+    kind: Literal["learned_data"] = "learned_data"
+    images_per_class: PositiveInt = 1
+    start: Literal["blank", "means", "real"] = "blank"
+    noise: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Learnable(NamedTuple):
@@ -60,8 +77,9 @@ class RealImages(NamedTuple):
     test: Images
 
 
+@task(LearnedDataConfig, data=ImagesConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
-class LearnedDataTask(Task):
+class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
     """Trains a classifier on a few images per class, which are learned pixel by pixel.
 
     E(x) = loss on real images of the weights that training on x leads to, from new initial weights
@@ -71,51 +89,41 @@ class LearnedDataTask(Task):
     channels).
     """
 
-    config: Config
-    task: LearnedDataConfig
-    data: ImagesConfig
-    model: MLPConfig
-
-    @classmethod
-    def of(cls, config: Config) -> LearnedDataTask:
-        """The task of a configuration with images and a perceptron."""
-        task = section(config.task, LearnedDataConfig, "task", config)
-        data = section(config.data, ImagesConfig, "data", config)
-        found = cls(config, task, data, section(config.model, MLPConfig, "model", config))
-        if task.start == "real" and config.outer.num_steps > 0:
+    def check(self) -> None:
+        """What is asked for can be tuned, and a minibatch is no more than there is."""
+        task, tuned = self.task, self.config.outer.num_steps
+        if task.start == "real" and tuned > 0:
             raise ConfigError(
                 "task.start: 'real' images are drawn anew for every training run, and cannot be "
-                f"tuned; set outer.num_steps = 0, got {config.outer.num_steps}"
+                f"tuned; set outer.num_steps = 0, got {tuned}"
             )
-        if task.images_per_class > 1 and task.noise == 0 and config.outer.num_steps > 0:
+        if task.images_per_class > 1 and task.noise == 0 and tuned > 0:
             raise ConfigError(
                 "task.noise: images of one class that begin alike stay alike; set it to a value "
                 "above 0 where task.images_per_class is above 1"
             )
-        if config.inner.batch_size > found._num_learned:
+        if self.config.inner.batch_size > self._num_learned:
             raise ConfigError(
-                f"inner.batch_size: must not exceed the {found._num_learned} training images "
-                f"(task.images_per_class of each class), got {config.inner.batch_size}"
+                f"inner.batch_size: must not exceed the {self._num_learned} training images "
+                f"(task.images_per_class of each class), got {self.config.inner.batch_size}"
             )
-        return found
 
     @property
     def problem(self) -> dj.Problem:
         """Cross entropy of the learned images inside, of real ones outside."""
         loss = dj.composite_loss(self._predict, cross_entropy)
-        return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
+        return dj.Problem(loss, self.outer_loss, self.config.inner.optimizer.build())
 
     def load_data(self) -> RealImages:
         """The images to draw from with the means of their classes, and the test images."""
-        pool, test = load(self.data)
+        pool, test = super().load_data()
         is_class = jax.nn.one_hot(pool.labels, self._num_classes)
         sums = jnp.einsum("nc,nhwk->chwk", is_class, pool.images)
         return RealImages(pool, sums / is_class.sum(axis=0)[:, None, None, None], test)
 
     def init_hparams(self) -> dict[str, Array]:
         """Nothing learned yet, but for noise that tells the images of one class apart."""
-        image_shape = DATASETS[self.data.dataset].image_shape
-        shape = (self._num_classes, self.task.images_per_class, *image_shape)
+        shape = (self._num_classes, self.task.images_per_class, *self.dataset.image_shape)
         key = jax.random.fold_in(jax.random.key(self.config.seed), _NOISE)
         return {"images": self.task.noise * jax.random.normal(key, shape)}
 
@@ -123,8 +131,7 @@ class LearnedDataTask(Task):
         """New initial weights, and a new validation set of real images."""
         split_key, start_key, params_key, batch_key, run_key = jax.random.split(key, 5)
         rest, valid = hold_out(split_key, data.pool, self.data.num_valid)
-        log_scale = self.model.init_log_scale
-        params = init_params(self._network, params_key, data.means[:1], log_scale)
+        params, _ = self.network.init(params_key, data.means)
         per_class = self.task.images_per_class
         if self.task.start == "real":
             rows = draw_per_class(start_key, jnp.asarray(rest.labels), self._num_classes, per_class)
@@ -136,48 +143,27 @@ class LearnedDataTask(Task):
         batches = inner_batches(examples, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: RealImages
-    ) -> dict[str, Float[Array, ""]]:
-        """Mean cross entropy and share of wrong answers on real test images."""
-        del hparams
-        return scores(self._apply(state.params, jnp.asarray(data.test.images)), data.test)
-
     def figures(self, hparams: PyTree, data: RealImages) -> dict[str, Figure]:
         """The learned images, a column for each class."""
-        from drmad_jax.experiments import plots
-
         learned = hparams["images"] + self._start(data)
-        return {"learned_images": plots.images_by_class(learned.mean(axis=-1))}
+        return {"learned_images": images.images_by_class(learned.mean(axis=-1))}
 
     @property
     def _num_classes(self) -> int:
-        return DATASETS[self.data.dataset].num_classes
+        return self.dataset.num_classes
 
     @property
     def _num_learned(self) -> int:
         return self._num_classes * self.task.images_per_class
-
-    @property
-    def _network(self) -> MLP:
-        return perceptron(self.model, self.data)
 
     def _start(self, data: RealImages) -> Float[Array, "classes k h w c"]:
         """What is learned begins as a black image, or as the mean of its class."""
         means = data.means[:, None] if self.task.start == "means" else 0 * data.means[:, None]
         return jnp.repeat(means, self.task.images_per_class, axis=1)
 
-    def _apply(self, params: PyTree, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
-        return cast(Array, self._network.apply({"params": params}, images))
-
-    def _predict(
-        self, params: PyTree, hparams: PyTree, batch: Learnable
-    ) -> Float[Array, "n classes"]:
+    def _predict(self, params: PyTree, hparams: PyTree, batch: Learnable) -> Logits:
         learned = _flat(hparams["images"])[batch.rows]
-        return self._apply(params, batch.start + learned)
-
-    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Images) -> Float[Array, ""]:
-        return cross_entropy(self._apply(params, jnp.asarray(batch.images)), hparams, batch)
+        return self.network(params, batch.start + learned)
 
 
 def draw_per_class(

@@ -1,31 +1,52 @@
 """Learning rates and L2 penalties that adapt while the one training run goes on."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
+from pydantic import Field
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.datasets import Images, ImageSplits
+from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.section import a_list
+from drmad_jax.experiments.config.task import TaskConfig, chosen
+from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.network import CLASSIFIERS, Network, classifier
-from drmad_jax.experiments.sections import ImagesConfig, OnlineConfig
-from drmad_jax.experiments.tasks.base import Inputs, Task, check_tuned, section
-from drmad_jax.experiments.tasks.classification import cross_entropy, hold_out, load, scores
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from drmad_jax.experiments.models.network import CLASSIFIERS
+from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, task
+from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, cross_entropy
 
 # With this learning rate an optimizer's update is the direction that a rate is multiplied with.
 _ASCENT = {"learning_rate": -1.0}
+Tuned = Literal["learning_rates", "penalties"]
+
+
+class OnlineConfig(TaskConfig):
+    """Section `[task]`: adapt learning rates and L2 penalties at every step of training.
+
+    With `outer.num_steps = 0`, since nothing is handed on to another run.
+
+    Attributes:
+        tuned: What adapts of "learning_rates", starting from that of `[inner.optimizer]`, and
+            "penalties".
+        granularity: What has values of its own: each "parameter", each "tensor", or all weights
+            together ("scalar").
+        rule: A step by the "sign" of the hypergradient, by itself ("raw"), or by its "cosine".
+        log_step: Step of the values' natural logs.
+        initial_log_l2: Natural log of the initial penalties, those of Σ exp(log_l2)·w².
+    """
+
+    kind: Literal["online"] = "online"
+    tuned: Annotated[tuple[Tuned, ...], a_list("names"), chosen] = get_args(Tuned)
+    granularity: Literal["parameter", "tensor", "scalar"] = "parameter"
+    rule: Literal["sign", "raw", "cosine"] = "sign"
+    log_step: Annotated[float, Field(gt=0)] = 0.01
+    initial_log_l2: float = -9.0
 
 
 class Pair(NamedTuple):
@@ -52,76 +73,55 @@ class PairedBatches:
         return Pair(self.training(step), self.validation(step))
 
 
+@task(OnlineConfig, data=ImagesConfig, model=CLASSIFIERS)
 @dataclasses.dataclass(frozen=True)
-class OnlineTask(Task):
+class OnlineTask(ClassifierTask[OnlineConfig, Any]):
     """Trains a classifier once, by an optimizer that learns from validation batches as it goes.
 
-    Nothing is learned from one run to the next: there are no hyperparameters.
+    Nothing is learned from one run to the next: there are no hyperparameters, and no figures.
     """
 
-    config: Config
-    task: OnlineConfig
-    data: ImagesConfig
-    network: Network
-
-    @classmethod
-    def of(cls, config: Config) -> OnlineTask:
-        """The task of a configuration with labelled images and a network for them."""
-        task = section(config.task, OnlineConfig, "task", config)
-        check_tuned(task.tuned)
-        if config.outer.num_steps > 0:
+    def check(self) -> None:
+        """No outer steps are asked for."""
+        if self.config.outer.num_steps > 0:
             raise ConfigError(
                 "outer.num_steps: task 'online' learns within each training run and hands nothing "
-                f"on to the next: set 0, got {config.outer.num_steps}"
+                f"on to the next: set 0, got {self.config.outer.num_steps}"
             )
-        data = section(config.data, ImagesConfig, "data", config)
-        model = section(config.model, CLASSIFIERS, "model", config)
-        return cls(config, task, data, classifier(model, data))
 
     @property
     def problem(self) -> dj.Problem:
         """Cross entropy of training and of validation batches inside, each in its own weights."""
         both = lambda params, hparams: Pair(params, params)
-        return dj.Problem(self._inner_loss, self._outer_loss, self._optimizer(), both)
-
-    def load_data(self) -> ImageSplits:
-        """The examples to draw from, and the test examples."""
-        return load(self.data)
+        return dj.Problem(self._inner_loss, self.outer_loss, self._optimizer(), both)
 
     def init_hparams(self) -> dict[str, Array]:
         """None."""
         return {}
 
-    def sample(self, key: Array, data: ImageSplits) -> Inputs:
+    def sample(self, key: Array, data: Splits) -> Inputs:
         """A new split into training and validation set, new weights, new minibatches of both."""
-        split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
-        train, valid = hold_out(split_key, data.train, self.data.num_valid)
-        params, model_state = self.network.init(params_key, valid.images)
+        inputs = super().sample(key, data)
+        _, _, batch_key, _ = jax.random.split(key, 4)
         size = self.config.inner.batch_size
-        batches = PairedBatches(
-            dj.minibatches(train, size, batch_key),
-            dj.minibatches(valid, size, jax.random.fold_in(batch_key, 1)),
-        )
-        return Inputs(params, batches, valid, model_state, run_key)
+        valid = dj.minibatches(inputs.outer_batch, size, jax.random.fold_in(batch_key, 1))
+        return inputs._replace(inner_batches=PairedBatches(inputs.inner_batches, valid))
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: ImageSplits
-    ) -> dict[str, Float[Array, ""]]:
+    def outputs(
+        self, params: Pair, hparams: PyTree, batch: Images, *, model_state: PyTree = None
+    ) -> Logits:
+        """The logits of a batch, of the weights that are trained."""
+        return super().outputs(params.training, hparams, batch, model_state=model_state)
+
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: Splits) -> Scores:
         """Scores on the test examples, and where rates and penalties came to."""
-        del hparams
-        logits = self._outputs(state.params, data.test, state.model_state)
         adapted = state.opt_state
         found = {}
         for name in ("penalties", "learning_rates"):
             if name in self.task.tuned:
                 found[f"mean_log_{name}"] = _mean(adapted.log_values)
                 adapted = adapted.inner
-        return scores(logits, data.test) | found
-
-    def figures(self, hparams: PyTree, data: ImageSplits) -> dict[str, Figure]:
-        """None: what was learned is gone with the run."""
-        del hparams, data
-        return {}
+        return super().evaluate(state, hparams, data) | found
 
     def _optimizer(self) -> optax.GradientTransformation:
         options = {
@@ -161,14 +161,6 @@ class OnlineTask(Task):
         loss = loss + cross_entropy(validation, hparams, batch.validation)
         return (loss, new_state) if self.network.has_state else loss
 
-    def _outputs(self, params: Pair, batch: Images, model_state: PyTree) -> Array:
-        return self.network(params.training, batch.images, model_state=model_state)
-
-    def _outer_loss(
-        self, params: Pair, hparams: PyTree, batch: Images, *, model_state: PyTree = None
-    ) -> Float[Array, ""]:
-        return cross_entropy(self._outputs(params, batch, model_state), hparams, batch)
-
 
 def _for_pairs(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Gives the validation weights' gradient to the optimizer of the training weights."""
@@ -185,6 +177,6 @@ def _for_pairs(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(init, update)
 
 
-def _mean(pytree: PyTree) -> Float[Array, ""]:
+def _mean(pytree: PyTree) -> Scalar:
     leaves = jax.tree.leaves(pytree)
     return sum(jnp.sum(leaf) for leaf in leaves) / sum(leaf.size for leaf in leaves)  # pyright: ignore

@@ -1,41 +1,57 @@
 """Learning how much alphabets share of their networks' weights (Maclaurin et al. 2015)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
+from matplotlib.figure import Figure
 
 import drmad_jax as dj
-from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.config.data import AlphabetsConfig
+from drmad_jax.experiments.config.models import MLPConfig
+from drmad_jax.experiments.config.section import a_list
+from drmad_jax.experiments.config.task import TaskConfig
+from drmad_jax.experiments.data.batches import inner_batches
+from drmad_jax.experiments.data.datasets import Splits
+from drmad_jax.experiments.data.omniglot import ALPHABETS, Drawings, load_alphabets
 from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.models import MLP, init_params
-from drmad_jax.experiments.omniglot import ALPHABETS, Drawings, load_alphabets
-from drmad_jax.experiments.sections import AlphabetsConfig, MLPConfig, SharingConfig
-from drmad_jax.experiments.tasks.base import Inputs, Task, section
-from drmad_jax.experiments.tasks.full_batch import inner_batches
+from drmad_jax.experiments.figures.style import COLOR_MAP, bare, new_figure, panel
+from drmad_jax.experiments.models.feedforward import MLP
+from drmad_jax.experiments.models.network import Network
+from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, Task, task
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+# Characters of each alphabet in the figure of them.
+_NUM_SHOWN = 12
 
 # Drawings of every character of every alphabet; characters that an alphabet has not are blank.
 Batch = Float[Array, "drawings alphabets characters pixels"]
 
 
-class AlphabetSplits(NamedTuple):
-    """The drawings to train on and to tune by, and those to test on."""
+class SharingConfig(TaskConfig):
+    """Section `[task]`: learn how much alphabets share of their networks' weights.
 
-    train: Batch
-    test: Batch
+    Attributes:
+        initial_sharing: Where the sharing starts, 0 for networks on their own, 1 for one network:
+            a number for all layers, or one for each; published: 0.5.
+        log_l2: Natural log of the penalty on the weights before they are mixed; published: -4.
+    """
+
+    headline: ClassVar[str] = "test_loss"
+
+    kind: Literal["sharing"] = "sharing"
+    initial_sharing: float | Annotated[tuple[float, ...], a_list("a finite number")] = 0.5
+    log_l2: float = -4.0
 
 
+@task(SharingConfig, data=AlphabetsConfig, model=[MLPConfig])
 @dataclasses.dataclass(frozen=True)
-class SharingTask(Task):
+class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
     """Trains a network for each alphabet, with weights that are learned mixtures of each other's.
 
     Training moves z; in layer l the network of alphabet a has the weights and biases
@@ -45,23 +61,14 @@ class SharingTask(Task):
     under independent z are those of S Sᵀ.
     """
 
-    config: Config
-    task: SharingConfig
-    data: AlphabetsConfig
-    model: MLPConfig
-
-    @classmethod
-    def of(cls, config: Config) -> SharingTask:
-        """The task of a configuration with alphabets and a perceptron."""
-        task = section(config.task, SharingConfig, "task", config)
-        model = section(config.model, MLPConfig, "model", config)
-        num_layers = len(model.hidden) + 1
-        if isinstance(task.initial_sharing, tuple) and len(task.initial_sharing) != num_layers:
+    def check(self) -> None:
+        """There is one sharing, or one for each layer."""
+        given, num_layers = self.task.initial_sharing, len(self._layers)
+        if isinstance(given, tuple) and len(given) != num_layers:
             raise ConfigError(
                 f"task.initial_sharing: expected one number, or one for each of the {num_layers} "
-                f"layers (model.hidden and the output), got {list(task.initial_sharing)}"
+                f"layers (model.hidden and the output), got {list(given)}"
             )
-        return cls(config, task, section(config.data, AlphabetsConfig, "data", config), model)
 
     @property
     def problem(self) -> dj.Problem:
@@ -69,18 +76,17 @@ class SharingTask(Task):
         loss = dj.composite_loss(self._predict, self._total, self._penalty)
         return dj.Problem(loss, self._outer_loss, self.config.inner.optimizer.build())
 
-    def load_data(self) -> AlphabetSplits:
+    def load_data(self) -> Splits:
         """Every drawing, less the mean image of those that are not for testing."""
         loaded = load_alphabets(self.data.alphabets, self.data.image_size)
         alphabets = [_shuffled(alphabet) for alphabet in loaded]
         if self.data.rotated:
-            alphabets += [_rotated(alphabet) for alphabet in alphabets]
+            turn = lambda images: np.rot90(images, axes=(2, 3))
+            alphabets += [each._replace(images=turn(each.images)) for each in alphabets]
         num_train = self.data.num_train + self.data.num_valid
         drawings = _stack(alphabets)[: num_train + self.data.num_test]
         mean = drawings[:num_train, self._present].mean(axis=(0, 1))
-        return jax.device_put(
-            AlphabetSplits(drawings[:num_train] - mean, drawings[num_train:] - mean)
-        )
+        return jax.device_put(Splits(drawings[:num_train] - mean, drawings[num_train:] - mean))
 
     def init_hparams(self) -> dict[str, Float[Array, "alphabets alphabets"]]:
         """Every layer's matrix at its correlation."""
@@ -88,24 +94,19 @@ class SharingTask(Task):
         start = start if isinstance(start, tuple) else (start,) * len(layers)
         return {layer: self._matrix(c) for layer, c in zip(layers, start, strict=True)}
 
-    def sample(self, key: Array, data: AlphabetSplits) -> Inputs:
+    def sample(self, key: Array, data: Splits) -> Inputs:
         """For each character a new choice of drawings to hold out; new weights."""
         split_key, params_key, batch_key, run_key = jax.random.split(key, 4)
         draws = jax.random.uniform(split_key, data.train.shape[:-1])
         order = jnp.argsort(draws, axis=0)[..., None]
         shuffled = jnp.take_along_axis(data.train, order, axis=0)
         train, valid = jnp.split(shuffled, [self.data.num_train])
-
-        def init(key):
-            return init_params(self._network, key, train[0, 0], self.model.init_log_scale)
-
+        init = lambda key: self._network.init(key, train[0, 0])[0]
         params = jax.vmap(init)(jax.random.split(params_key, len(self._names)))
         batches = inner_batches(train, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
 
-    def evaluate(
-        self, state: dj.TrainState, hparams: PyTree, data: AlphabetSplits
-    ) -> dict[str, Float[Array, ""]]:
+    def evaluate(self, state: dj.TrainState, hparams: PyTree, data: Splits) -> Scores:
         """Loss and share of wrong answers on the test drawings, means over alphabets."""
         logits = self._predict(state.params, hparams, data.test)
         wrong = jnp.argmax(logits, axis=-1) != jnp.arange(logits.shape[-1])
@@ -115,22 +116,20 @@ class SharingTask(Task):
         }
 
     def evaluate_fresh(
-        self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: AlphabetSplits
-    ) -> dict[str, Float[Array, ""]]:
+        self, inputs: Inputs, state: dj.TrainState, hparams: PyTree, data: Splits
+    ) -> Scores:
         """Loss on all training drawings, the mean over alphabets."""
         del data
         logits = self._predict(state.params, hparams, inputs.inner_batches.data)
         return {"train_loss": self._by_alphabet(_losses(logits)).mean()}
 
-    def figures(self, hparams: PyTree, data: AlphabetSplits) -> dict[str, Figure]:
+    def figures(self, hparams: PyTree, data: Splits) -> dict[str, Figure]:
         """The correlations of each layer's weights, and some characters of each alphabet."""
-        from drmad_jax.experiments import sharing_plots
-
         size = self.data.image_size
         images = np.asarray(data.train[0]).reshape(*data.train.shape[1:3], size, size)
         return {
-            "sharing": sharing_plots.correlations(hparams, self._names),
-            "alphabets": sharing_plots.characters(images, self._names),
+            "sharing": _correlations(hparams, self._names),
+            "alphabets": _characters(images, self._names),
         }
 
     @property
@@ -145,8 +144,9 @@ class SharingTask(Task):
         return np.arange(max(sizes)) < np.array(sizes)[:, None]
 
     @property
-    def _network(self) -> MLP:
-        return MLP((*self.model.hidden, self._present.shape[1]), self.model.activation)
+    def _network(self) -> Network:
+        module = MLP((*self.model.hidden, self._present.shape[1]), self.model.activation)
+        return Network(module, self.model.init_log_scale)
 
     @property
     def _layers(self) -> list[str]:
@@ -166,20 +166,19 @@ class SharingTask(Task):
 
         def classify(weights, images):
             flat = images.reshape(-1, images.shape[-1])
-            logits = cast(Array, self._network.apply({"params": weights}, flat))
-            return logits.reshape(*images.shape[:-1], -1)
+            return self._network(weights, flat).reshape(*images.shape[:-1], -1)
 
         return jax.vmap(classify, in_axes=(0, 1), out_axes=1)(weights, batch)
 
-    def _total(self, logits: Array, hparams: PyTree, batch: Batch) -> Float[Array, ""]:
+    def _total(self, logits: Array, hparams: PyTree, batch: Batch) -> Scalar:
         del hparams, batch
         return self._by_alphabet(_losses(logits)).sum()
 
-    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Batch) -> Float[Array, ""]:
+    def _outer_loss(self, params: PyTree, hparams: PyTree, batch: Batch) -> Scalar:
         logits = self._predict(params, hparams, batch)
         return self._total(logits, hparams, batch) / len(self._names)
 
-    def _penalty(self, params: PyTree, hparams: PyTree) -> Float[Array, ""]:
+    def _penalty(self, params: PyTree, hparams: PyTree) -> Scalar:
         del hparams
         squares = [jnp.sum(jnp.square(z)) for z in jax.tree.leaves(params)]
         return math.exp(self.task.log_l2) * sum(squares, jnp.zeros(()))
@@ -210,10 +209,6 @@ def _shuffled(alphabet: Drawings) -> Drawings:
     )
 
 
-def _rotated(alphabet: Drawings) -> Drawings:
-    return alphabet._replace(images=np.rot90(alphabet.images, axes=(2, 3)))
-
-
 def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets characters pixels"]:
     """One array, with blank characters where an alphabet has fewer than another."""
     most = max(len(alphabet.images) for alphabet in alphabets)
@@ -224,3 +219,54 @@ def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets c
 
     by_alphabet = np.stack([padded(alphabet.images) for alphabet in alphabets])
     return np.moveaxis(by_alphabet, 2, 0)
+
+
+def _correlations(matrices: Mapping[str, Float[np.ndarray, "a a"]], names: Sequence[str]) -> Figure:
+    """How alike the weights of each two networks are, before training on data, layer by layer."""
+    shown = {layer: _correlation(matrix) for layer, matrix in matrices.items()}
+    figure = new_figure(1.75)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    lowest = min(0.0, *(values.min() for values in shown.values()))
+    for axes, (layer, values) in zip(panels, shown.items(), strict=True):
+        axes.imshow(values, cmap=COLOR_MAP, vmin=lowest, vmax=1, interpolation="nearest")
+        axes.set_title(layer, fontsize=8)
+        bare(axes)
+    panels[0].set_yticks(range(len(names)), [_short(name) for name in names], fontsize=5)
+    panels[0].tick_params(left=False, pad=1)
+    figure.colorbar(
+        panels[0].images[0],
+        ax=panels,
+        label="correlation",
+        orientation="horizontal",
+        aspect=30,
+        pad=0.03,
+    )
+    return figure
+
+
+def _characters(
+    images: Float[np.ndarray, "alphabets characters h w"], names: Sequence[str]
+) -> Figure:
+    """The first characters of each alphabet, one row each."""
+    rows = np.concatenate(list(images[:, :_NUM_SHOWN].transpose(0, 2, 1, 3)))
+    size = images.shape[-1]
+    picture = rows.reshape(len(rows), -1)
+    figure, axes = panel(0.22 * len(names) + 0.1)
+    axes.imshow(picture, cmap="Greys", interpolation="nearest", aspect="equal")
+    axes.set_xticks([])
+    centres = (np.arange(len(names)) + 0.5) * size - 0.5
+    axes.set_yticks(centres, [_short(name) for name in names], fontsize=6)
+    axes.tick_params(left=False, pad=1)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _correlation(matrix: Float[np.ndarray, "a a"]) -> Float[np.ndarray, "a a"]:
+    covariance = matrix @ matrix.T
+    deviations = np.sqrt(np.diag(covariance))
+    return covariance / np.outer(deviations, deviations)
+
+
+def _short(name: str) -> str:
+    """A name without what stands in parentheses, and with spaces."""
+    return re.sub(r"_\(.*\)", "", name).replace("_", " ")

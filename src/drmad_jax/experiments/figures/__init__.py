@@ -1,0 +1,1 @@
+"""What figures share: a style, and panels of values and images."""

@@ -1,0 +1,96 @@
+"""All variants of a configuration file, one run after the other."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from drmad_jax.experiments import config as configs
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.errors import RunFolderError, RunStopped
+from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.loop import run
+from drmad_jax.experiments.runs.summary import COMPLETE
+
+
+class Outcome(NamedTuple):
+    """What became of one variant.
+
+    Attributes:
+        config: Its configuration.
+        folder: Its run folder.
+        summary: Its summary.
+        skipped: Whether it had ended before.
+    """
+
+    config: Config
+    folder: Path
+    summary: dict[str, Any]
+    skipped: bool
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the run could not go on, in one line; `None` if it is complete."""
+        status = self.summary["status"]
+        return None if status == COMPLETE else status.partition(";")[0]
+
+
+def load_all(
+    path: Path | str, overrides: Sequence[str] = (), *, smoke: bool = False
+) -> list[Config]:
+    """Every variant of a configuration file, its own settings first.
+
+    Args:
+        path: A TOML file.
+        overrides: Entries "a.b=value", for each of them.
+        smoke: Apply the table `[smoke]`.
+
+    Returns:
+        The checked configurations.
+
+    Raises:
+        ConfigError: If one of them is wrong.
+    """
+    names = configs.variant_names(path)
+    return [configs.load(path, overrides, variant=name, smoke=smoke) for name in names]
+
+
+def run_all(
+    variants: Sequence[Config], root: Path, *, resume: bool = False, progress: bool = True
+) -> Iterator[Outcome]:
+    """Runs one variant after the other; a run that stops is a result, and the next one begins.
+
+    Args:
+        variants: Configurations, as `load_all` returns them.
+        root: Folder of the experiment; each variant gets its run folder in it.
+        resume: Go on with the runs in the folder. Those that have ended, complete or stopped, are
+            left as they are.
+        progress: Tell on standard error which one is running, and show progress bars.
+
+    Yields:
+        What became of each, when it has ended.
+
+    Raises:
+        RunFolderError: Before the first run, if one of the folders cannot be used.
+    """
+    if (root / run_folder.CONFIG).exists():
+        raise RunFolderError(
+            f"{root} is the folder of a single run; choose another one for all variants with --out"
+        )
+    for config in variants:
+        run_folder.check(root / config.folder, config, resume=resume)
+    for number, config in enumerate(variants, start=1):
+        folder = root / config.folder
+        summary = run_folder.read_summary(folder)
+        if summary is not None:
+            yield Outcome(config, folder, summary, skipped=True)
+            continue
+        if progress:
+            tqdm.write(f"[{number}/{len(variants)}] {config.label}", file=sys.stderr)
+        try:
+            summary = run(config, folder, resume=resume, progress=progress)
+        except RunStopped:
+            summary = run_folder.read_summary(folder) or {}
+        yield Outcome(config, folder, summary, skipped=False)

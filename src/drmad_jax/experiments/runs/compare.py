@@ -1,0 +1,123 @@
+"""`drmad-jax compare`: methods beside the exact one on the problem of a configuration."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+from tqdm import tqdm
+
+import drmad_jax as dj
+from drmad_jax.experiments.config import Config, to_toml
+from drmad_jax.experiments.config.section import suggest
+from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.files import write_json, write_text
+from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.outer_step import outer_key
+from drmad_jax.experiments.runs.summary import device, versions
+from drmad_jax.experiments.tasks import make_task
+
+MARKDOWN = "compare.md"
+REFERENCE = "checkpointed"
+
+
+def standard_methods(config: Config) -> dict[str, dj.Method]:
+    """The methods that a comparison can name.
+
+    Args:
+        config: The configuration; "config" is the method of its own section `[method]`.
+
+    Returns:
+        Methods by name, those of `DEFAULT_METHODS` among them.
+    """
+    few = max(1, config.inner.num_steps // 10)
+    return {
+        "published_drmad": dj.published_drmad(num_reverse_steps=few),
+        "drmad": dj.drmad(),
+        "drmad_line": dj.drmad(knots=2),
+        "truncated": dj.truncated(num_reverse_steps=few),
+        "one_step": dj.one_step(),
+        "implicit": dj.implicit(
+            solver=dj.conjugate_gradient(max_iterations=20), num_batches=max(1, few // 20)
+        ),
+        REFERENCE: dj.checkpointed(),
+        "stored": dj.stored(),
+        "drmad_steps": dj.drmad(curvature="gauss_newton"),
+        "drmad_strided": dj.drmad(steps=dj.strided_steps(few)),
+        "config": config.method.build(),
+    }
+
+
+DEFAULT_METHODS = (
+    "published_drmad", "drmad", "drmad_line", "drmad_strided", "truncated", "one_step",
+    "implicit", REFERENCE,
+)  # fmt: skip
+
+
+def compare(
+    config: Config,
+    folder: Path,
+    *,
+    names: Sequence[str] = DEFAULT_METHODS,
+    num_seeds: int = 8,
+    progress: bool = True,
+) -> dj.Comparison:
+    """Compares methods at the hyperparameters from which tuning starts.
+
+    The folder gets `config.toml`, `compare.json` and `compare.md`.
+
+    Args:
+        config: The configuration.
+        folder: Where to write; what an earlier comparison left there is replaced.
+        names: Names of `standard_methods`; the exact method is added if it is not among them.
+        num_seeds: Training runs, each as one outer step of the configuration would draw it.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        What was found, as written.
+
+    Raises:
+        ConfigError: On an unknown name, fewer than two seeds, or a method that cannot be run here.
+    """
+    methods = _chosen(config, names)
+    if num_seeds < 2:
+        raise ConfigError(f"--seeds: expected at least 2, got {num_seeds}")
+    task = make_task(config)
+    data = task.load_data()
+    measure = dj.compare(
+        task.problem,
+        methods,
+        num_steps=config.inner.num_steps,
+        reference=methods[REFERENCE],
+        step_size=_step_size(config),
+    )
+    sample = jax.jit(task.sample)
+    runs = (sample(outer_key(config, seed), data)._asdict() for seed in range(num_seeds))
+    if progress:
+        tqdm.write(f"compiling {len(methods)} methods", file=sys.stderr)
+        runs = tqdm(runs, desc=f"{config.name} compare", total=num_seeds, unit="seed")
+    try:
+        comparison = measure(task.init_hparams(), runs)
+    except ValueError as error:
+        raise ConfigError(f"this comparison cannot be run: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / run_folder.CONFIG, to_toml(config))
+    write_text(folder / MARKDOWN, comparison.to_markdown())
+    conditions = {"name": config.name, "versions": versions(), "device": device()}
+    write_json(folder / run_folder.COMPARISON, conditions | json.loads(comparison.to_json()))
+    return comparison
+
+
+def _chosen(config: Config, names: Iterable[str]) -> dict[str, dj.Method]:
+    methods = standard_methods(config)
+    for name in names:
+        if name not in methods:
+            raise ConfigError(f"--methods: unknown name {name!r}; {suggest(name, methods)}")
+    return {name: methods[name] for name in dict.fromkeys([*names, REFERENCE])}
+
+
+def _step_size(config: Config) -> float:
+    """One outer update, where the outer optimizer's step size is a number."""
+    rate = config.outer.optimizer.parameters().get("learning_rate")
+    return float(rate) if isinstance(rate, int | float) and rate > 0 else 0.1

@@ -1,0 +1,85 @@
+"""Figures of a run or a comparison, drawn from the files in its folder and from nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from drmad_jax.experiments.errors import RunFolderError
+from drmad_jax.experiments.figures import comparison
+from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, new_figure, save
+from drmad_jax.experiments.metrics import metric
+from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.checkpoints import FOLDER, checkpoints_of, restore
+from drmad_jax.experiments.runs.outer_step import init_carry
+from drmad_jax.experiments.tasks import make_task
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draws every figure of a comparison, or of a run, one still going on too, into its folder.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        The PNG files written.
+
+    Raises:
+        RunFolderError: If the folder is neither, or has no finished outer step.
+    """
+    with matplotlib.rc_context(STYLE):
+        is_comparison = (folder / run_folder.COMPARISON).is_file()
+        figures = _of_comparison(folder) if is_comparison else _of_run(folder)
+        place = folder / run_folder.FIGURES
+        return [save(figure, place / f"{name}.png") for name, figure in figures.items()]
+
+
+def _of_run(folder: Path) -> dict[str, Figure]:
+    config = run_folder.read_config(folder)
+    metrics = run_folder.read(folder, run_folder.METRICS)
+    if not metrics or not (folder / FOLDER).is_dir():
+        raise RunFolderError(f"{folder} has no finished outer step to draw")
+    task = make_task(config)
+    with checkpoints_of(folder) as checkpoints:
+        restored = restore(checkpoints, like=init_carry(config, task))
+    figures = {"curves": curves(metrics, config.task.headline)} if config.outer.num_steps else {}
+    if restored is not None:
+        figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams), task.load_data())
+    return figures
+
+
+def _of_comparison(folder: Path) -> dict[str, Figure]:
+    record = json.loads((folder / run_folder.COMPARISON).read_text(encoding="utf-8"))
+    figures = {"cosines": comparison.cosines(record)}
+    if any(report["cotangent_norms"] for report in record["reports"]):
+        figures["cotangents"] = comparison.cotangents(record)
+    return figures
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], headline: str) -> Figure:
+    """Outer loss and the task's headline over outer steps.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`.
+        headline: Name of another metric.
+
+    Returns:
+        A figure with one panel above the other.
+    """
+    figure = new_figure(3.2)
+    upper, lower = figure.subplots(2, sharex=True)
+    steps = [line["step"] for line in metrics]
+    for axes, name, color in ((upper, "outer_loss", BLUE), (lower, headline, ORANGE)):
+        label, factor, _ = metric(name)
+        values = [np.nan if line[name] is None else factor * line[name] for line in metrics]
+        axes.plot(steps, values, marker="o", color=color)
+        axes.set_ylabel(label)
+        axes.grid(axis="y", linewidth=0.3)
+    lower.set_xlabel("outer step")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    return figure

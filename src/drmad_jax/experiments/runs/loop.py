@@ -1,0 +1,191 @@
+"""The run loop: compiles one outer step, repeats it, and keeps what it finds in a run folder."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+from tqdm import tqdm
+
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.errors import ConfigError, RunStopped
+from drmad_jax.experiments.files import write_json
+from drmad_jax.experiments.metrics import REVERSE
+from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.checkpoints import checkpoints_of, restore, save
+from drmad_jax.experiments.runs.judge import judge, make_trial
+from drmad_jax.experiments.runs.outer_step import (
+    Carry,
+    init_carry,
+    make_outer_step,
+    outer_key,
+    to_host,
+)
+from drmad_jax.experiments.runs.summary import COMPLETE, summarise
+from drmad_jax.experiments.tasks import make_task
+
+
+def run(
+    config: Config, folder: Path, *, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Tunes hyperparameters, keeping everything in a run folder.
+
+    The folder gets `config.toml`, a line in `metrics.jsonl` for each outer step and one for the
+    final hyperparameters, `hparams.npz`, `summary.json` and `checkpoints/`, and with `[judge]` a
+    line in `judge.jsonl` for each fresh seed. A run killed at any moment and resumed ends with the
+    same metrics (but for the seconds) and hyperparameters, bit for bit, as one that was left alone.
+    One that is complete is left as it is.
+
+    Args:
+        config: The configuration.
+        folder: The run folder.
+        resume: Go on with the run in the folder.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The summary, as written.
+
+    Raises:
+        RunFolderError: If the folder cannot be used.
+        ConfigError: If the configuration cannot be compiled.
+        RunStopped: If the hypergradient or the loss is not finite.
+    """
+    run_folder.check(folder, config, resume=resume)
+    summary = run_folder.read_summary(folder)
+    if summary is not None and summary["status"] == COMPLETE:
+        return summary
+    if progress:
+        tqdm.write(f"compiling {config.label}", file=sys.stderr)
+    loop = _Loop(config, folder)
+    run_folder.begin(folder, config)
+    try:
+        loop.tune(progress)
+    except RunStopped as stopped:
+        loop.finish(str(stopped), progress)
+        raise
+    return loop.finish(COMPLETE, progress)
+
+
+class _Loop:
+    """One run in this process: what is compiled, and where it stands."""
+
+    def __init__(self, config: Config, folder: Path):
+        self.config, self.folder = config, folder
+        task = make_task(config)
+        self.carry = init_carry(config, task)
+        self.data = task.load_data()
+        self.first = self.carry.hparams
+        start = time.perf_counter()
+        if config.judge.num_seeds > 0 or config.outer.num_steps == 0:
+            self.trial = self._compile(make_trial(config, task), self.first)
+        if config.outer.num_steps > 0:
+            self.outer_step = self._compile(make_outer_step(config, task), self.carry)
+        else:
+            self.outer_step = lambda carry, key, data: (carry, self.trial(carry.hparams, key, data))
+        self.compile_seconds = time.perf_counter() - start
+
+    def tune(self, progress: bool) -> None:
+        """All outer steps still to be done, and the evaluation after the last."""
+        total = self.config.outer.num_steps
+        with checkpoints_of(self.folder) as checkpoints:
+            first, self.carry = restore(checkpoints, like=self.carry) or (0, self.carry)
+            run_folder.keep(self.folder, run_folder.METRICS, first)
+            if first < total:
+                run_folder.keep(self.folder, run_folder.JUDGE, 0)
+            label = self.config.label
+            bar = tqdm(desc=label, initial=first, total=total, unit="step", disable=not progress)
+            with bar:
+                for step in range(first, total):
+                    outer_loss, self.carry = self._step(step)
+                    save(checkpoints, step + 1, self.carry)
+                    bar.set_postfix(outer_loss=f"{outer_loss:.4f}", refresh=False)
+                    bar.update()
+        self._evaluate(total)
+
+    def finish(self, status: str, progress: bool) -> dict[str, Any]:
+        """Judges where tuning came to, and writes hyperparameters and summary."""
+        first, final = self.first, self.carry.hparams
+        run_folder.write_hparams(self.folder, final)
+        metrics, seconds = run_folder.read(self.folder, run_folder.METRICS), self.compile_seconds
+        summary = summarise(metrics, status=status, compile_seconds=seconds, hparams=final)
+        if self.config.judge.num_seeds > 0:
+            trial = lambda hparams, key: self.trial(hparams, key, self.data)
+            summary["judge"] = judge(
+                self.config, self.folder, trial, first=first, final=final, progress=progress
+            )
+        write_json(self.folder / run_folder.SUMMARY, summary)
+        return summary
+
+    def _step(self, step: int) -> tuple[float, Carry]:
+        """One outer step; its metrics are kept even if the run has to stop there."""
+        line, carry = self._call(step)
+        self._keep(line)
+        return line["outer_loss"], carry
+
+    def _evaluate(self, step: int) -> None:
+        """Judges the final hyperparameters.
+
+        By the same compiled function, whose hypergradient goes unused: compiling another one takes
+        longer than one more reverse pass.
+        """
+        line, _ = self._call(step)
+        line["finite"] = math.isfinite(line["outer_loss"])
+        self._keep({name: value for name, value in line.items() if name not in REVERSE})
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        run_folder.append(self.folder, run_folder.METRICS, line)
+        if not line["finite"]:
+            raise RunStopped(_why_stopped(self.config, line))
+
+    def _call(self, step: int) -> tuple[dict[str, Any], Carry]:
+        start = time.perf_counter()
+        key = outer_key(self.config, step)
+        carry, metrics = jax.block_until_ready(self.outer_step(self.carry, key, self.data))
+        seconds = round(time.perf_counter() - start, 4)
+        return {"step": step, **to_host(metrics), "seconds": seconds}, carry
+
+    def _compile(self, function: Callable[..., Any], start: PyTree) -> Callable[..., Any]:
+        try:
+            lowered = jax.jit(function).lower(start, outer_key(self.config, 0), self.data)
+        except ValueError as error:
+            raise ConfigError(f"this configuration cannot be run: {error}") from error
+        return lowered.compile()
+
+
+def _why_stopped(config: Config, line: dict[str, Any]) -> str:
+    """What was not finite, where, and what to try."""
+    where = f"at outer step {line['step']} with method {config.method}"
+    if math.isfinite(line["outer_loss"]):
+        problem = f"the hypergradient is not finite {where} (outer loss {line['outer_loss']:.4g})"
+        remedies = _remedies(config)
+    else:
+        problem = f"the outer loss is {line['outer_loss']} {where}: training itself diverged"
+        remedies = ["a smaller inner.optimizer.learning_rate"]
+    if line["step"] > 0:
+        remedies.append("a smaller outer.optimizer.learning_rate")
+    tried = "".join(f"\n    - {remedy}" for remedy in remedies)
+    return f"{problem}; nothing was updated. Try{tried}"
+
+
+def _remedies(config: Config) -> list[str]:
+    """Against a way back that expands where training did not."""
+    method, optimizer = config.method.parameters(), config.inner.optimizer.parameters()
+    remedies = []
+    if method.get("curvature") == "hessian":
+        remedies.append('method.curvature = "gauss_newton", which cannot expand')
+    if config.method.name == "published_drmad":
+        remedies.append('method.name = "drmad", with its Gauss-Newton curvature')
+    if "num_reverse_steps" in method:
+        remedies.append("fewer reverse steps (method.num_reverse_steps)")
+    if "steps" in config.method.options:
+        remedies.append("fewer or larger steps back (method.steps)")
+    remedies.append("a smaller inner.optimizer.learning_rate")
+    if optimizer.get("eps_root") == 0:
+        remedies.append(
+            "inner.optimizer.eps_root = 1e-8: the square root has no derivative at zero"
+        )
+    return remedies
