@@ -1,6 +1,6 @@
 """The problem that every subject solves, as NumPy arrays: no framework's own."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,7 +8,7 @@ STEP_SIZE, MOMENTUM = 0.0025, 0.95
 
 
 class Case(NamedTuple):
-    """The MLP of `benchmarks.mnist_mlp`, one log L2 penalty per input unit of each layer.
+    """The MLP of `benchmarks.problems.mlp`, one log L2 penalty per input unit of each layer.
 
     Attributes:
         batch_size: Examples in a minibatch.
@@ -33,6 +33,14 @@ class Case(NamedTuple):
     valid: dict[str, np.ndarray]
     indices: np.ndarray
     key: np.ndarray
+
+    def __str__(self) -> str:
+        return f"batch {self.batch_size}, T = {self.num_steps}"
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights and biases."""
+        return sum(leaf.size for layer in self.params for leaf in layer.values())
 
 
 def make_case(
@@ -59,27 +67,12 @@ def make_case(
     import jax
 
     import drmad_jax as dj
-    from benchmarks import mnist_mlp
+    from benchmarks.problems import mlp
 
-    hparams, params, train, valid = mnist_mlp.arguments()
+    hparams, params, train, valid = mlp.arguments()
     key = jax.random.key(1)
     numbers = jax.numpy.arange(len(train["y"]))
     indices = jax.vmap(dj.minibatches(numbers, batch_size, key))(jax.numpy.arange(num_steps))
-    to_numpy = lambda tree: jax.tree.map(np.asarray, tree)
-    return Case(
-        batch_size=batch_size,
-        num_steps=num_steps,
-        step_size=step_size,
-        momentum=momentum,
-        hparams=to_numpy(hparams),
-        params=to_numpy(params),
-        train=to_numpy(train),
-        valid={name: np.asarray(leaf)[:num_outer] for name, leaf in valid.items()},
-        indices=np.asarray(indices),
-        key=np.asarray(jax.random.key_data(key)),
-    )
-
-
-def label(case: Any) -> str:
-    """Name of a case in records and tables."""
-    return f"batch {case.batch_size}, T = {case.num_steps}"
+    arrays = (hparams, params, train, {name: leaf[:num_outer] for name, leaf in valid.items()})
+    arrays = jax.tree.map(np.asarray, (*arrays, indices, jax.random.key_data(key)))
+    return Case(batch_size, num_steps, step_size, momentum, *arrays)

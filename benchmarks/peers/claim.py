@@ -4,15 +4,13 @@ import argparse
 import json
 import math
 import sys
-import time
 from typing import Any
 
-from benchmarks.harness import write_record
 from benchmarks.peers.case import make_case
-from benchmarks.peers.driver import add_options, measure_with_bar, plan
-from benchmarks.peers.measure import Plan
+from benchmarks.peers.measure import Plan, add_options, measure_case, plan
 from benchmarks.peers.report import to_markdown
 from benchmarks.peers.subject import Kind, Subject
+from benchmarks.records import write_record
 
 MOMENTA = (0.1, 0.95)
 # Step size in the paper's convention, w ← w + α v with v ← γ v − (1−γ) g.
@@ -150,7 +148,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_claim")
     parser.add_argument("--steps", type=int, default=500, help="T (%(default)s)")
     parser.add_argument("--name", default="paper_claim", help="name of the record (%(default)s)")
-    add_options(parser, seconds=30, least=3)
+    add_options(parser, seconds=30)
     return parser.parse_args()
 
 
@@ -159,9 +157,9 @@ def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
     gamma = math.ceil(momentum * 2**16) / 2**16
     case = make_case(50, num_steps, step_size=ALPHA * (1 - gamma), momentum=gamma)
     name = f"momentum {momentum}, T = {num_steps}"
-    rows = measure_with_bar(name, subjects(), case, plan, REFERENCE)
+    rows = measure_case(name, subjects(), case, plan, reference=REFERENCE)
     print("\n" + to_markdown(name, rows), flush=True)
-    weights = sum(leaf.size for layer in case.params for leaf in layer.values())
+    weights = case.num_weights
     found = factors(rows)
     case_results = {
         "rows": rows,
@@ -178,17 +176,11 @@ def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked, start = options(), time.monotonic()
+    asked = options()
     with plan(asked) as planned:
         cases = {gamma: measure(asked.steps, gamma, planned) for gamma in MOMENTA}
     for gamma, case in cases.items():
         shown = {key: each for key, each in case.items() if key != "rows"}
         print(f"momentum {gamma}:", json.dumps(shown, indent=1), sep="\n")
-    minutes = round((time.monotonic() - start) / 60, 1)
-    results = {
-        "threads": asked.threads,
-        "num_steps": asked.steps,
-        "minutes": minutes,
-        "momenta": cases,
-    }
+    results = {"threads": asked.threads, "num_steps": asked.steps, "momenta": cases}
     print(write_record(asked.name, results))

@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from benchmarks.peers import memory
+from benchmarks import resident
 from benchmarks.peers.subject import Subject
 from benchmarks.peers.worker import Readiness, Run, serve
 
@@ -89,7 +89,7 @@ class Worker:
             reason = f"stopped after {self.limits.seconds:g} s"
         elif self._resident_bytes() > self.limits.bytes:
             reason = f"stopped above {self.limits.bytes / 2**30:g} GiB"
-        elif memory.available_bytes() < _RESERVE:
+        elif resident.available_bytes() < _RESERVE:
             reason = f"stopped: less than {_RESERVE / 2**30:g} GiB left on the machine"
         if reason:
             self.process.kill()
@@ -97,7 +97,7 @@ class Worker:
 
     def _resident_bytes(self) -> int:
         try:
-            return memory.resident_bytes(self.process.pid)
+            return resident.resident_bytes(self.process.pid)
         except (OSError, ValueError):
             # It has just died, which the pipe's end will say.
             return 0

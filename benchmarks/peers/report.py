@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks.pages import mib, table
 from benchmarks.peers.subject import SUBJECTS
 
 TORCH = {subject.name for subject in SUBJECTS if subject.uses_torch}
@@ -49,18 +50,12 @@ def _over(peer: dict[str, Any], ours: dict[str, dict[str, Any]]) -> dict[str, di
 
 
 def to_markdown(case: str, rows: dict[str, dict[str, Any]]) -> str:
-    """A table of one case.
-
-    Args:
-        case: Its name.
-        rows: Name to row.
-    """
+    """A table of one case under its name."""
     head = (
         "subject", "package", "kind", "seconds", "min – max", "n", "first call, s",
         "memory, MiB", "cosine", "relative error",
     )  # fmt: skip
-    lines = [f"### {case}", "", _line(head), _line("---" for _ in head)]
-    return "\n".join(lines + [_line(_cells(name, row)) for name, row in rows.items()]) + "\n"
+    return f"### {case}\n\n{table(head, (_cells(name, row) for name, row in rows.items()))}"
 
 
 def _cells(name: str, row: dict[str, Any]) -> list[str]:
@@ -68,20 +63,15 @@ def _cells(name: str, row: dict[str, Any]) -> list[str]:
     if "failed" in row:
         return [*start, row["failed"].replace("|", "/"), *[""] * 6]
     shown = zip((".4f", ".1e"), ("cosine", "relative_error"), strict=True)
-    agrees = [format(row[key], form) if row.get(key) is not None else "–" for form, key in shown]
     return [
         *start,
         f"{row['median_s']:.3f}",
         f"{row['min_s']:.3f} – {row['max_s']:.3f}",
         str(row["n"]),
         f"{row['first_call_s']:.1f}",
-        f"{row['memory_bytes'] / 2**20:.1f}",
-        *agrees,
+        mib(row["memory_bytes"]),
+        *(format(row[key], form) if row.get(key) is not None else "–" for form, key in shown),
     ]
-
-
-def _line(cells) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def claims_to_text(found: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from benchmarks.peers import memory
+from benchmarks import resident
 from benchmarks.peers.subject import Answer, Prepared, Subject
 
 # What an idle worker may keep of the memory that its calls have freed.
@@ -85,14 +85,14 @@ def serve(connection: Connection, subject: Subject, case: Any, cores: list[int])
         cold = False
         while (request := connection.recv()) != "stop":
             if request == "weigh":
-                memory.release()
+                resident.release()
             elif request == "call" and cold:
                 prepared.call()
             connection.send(_run(prepared))
             # Idle workers together must not hold more than the machine has.
-            cold = memory.resident_bytes() - readiness.resident_bytes > _KEPT_BYTES
+            cold = resident.resident_bytes() - readiness.resident_bytes > _KEPT_BYTES
             if cold:
-                memory.release()
+                resident.release()
     except (EOFError, BrokenPipeError):
         # The driver has gone, and nobody waits for an answer.
         return
@@ -111,18 +111,18 @@ def _prepare(subject: Subject, case: Any, threads: int) -> tuple[Prepared, Readi
     start = time.perf_counter()
     prepared = subject.prepare(case)
     seconds = time.perf_counter() - start
-    memory.release()
-    return prepared, Readiness(seconds, memory.resident_bytes(), prepared.temporary_bytes)
+    resident.release()
+    return prepared, Readiness(seconds, resident.resident_bytes(), prepared.temporary_bytes)
 
 
 def _run(prepared: Prepared) -> Run:
-    memory.reset_peak()
-    before = memory.resident_bytes()
-    start, processor = time.perf_counter(), time.process_time()
-    answer = prepared.call()
-    processor = time.process_time() - processor
-    seconds = time.perf_counter() - start
-    return Run(answer, seconds, processor, memory.peak_bytes() - before)
+    def timed() -> tuple[Answer, float, float]:
+        start, processor = time.perf_counter(), time.process_time()
+        answer = prepared.call()
+        return answer, time.perf_counter() - start, time.process_time() - processor
+
+    found, growth = resident.growth(timed)
+    return Run(*found, growth)
 
 
 def _first_line(error: Exception) -> str:
