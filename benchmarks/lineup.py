@@ -4,7 +4,9 @@ All methods are made here, and all line-ups are lists of names. Nothing but publ
 package is used, so that a benchmark can be run on another checkout of it.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import optax
@@ -34,56 +36,10 @@ Run = Callable[[dict[str, PyTree], Callable, PyTree], PyTree]
 _tenth = lambda num_steps: max(1, num_steps // 10)
 
 
-def _drmad(knots: int | str, curvature: str, **segments: int) -> Callable[[int], Method]:
-    return lambda T: dj.drmad(knots=knots, curvature=curvature, **segments)
-
-
-def _path(knots: int | str, **options: str) -> Callable[[int], Method]:
-    return lambda T: dj.drmad(knots=knots, curvature="hessian", num_segments=10, **options)
-
-
-def _progress_by_leaf(num_steps: int) -> Method:
-    # A path of the benchmarks' own, from parts of the package that are not public.
-    from benchmarks.accuracy.profiled_path import on_profiled_line
-
-    return on_profiled_line(_path(2)(num_steps))
-
-
-_FORTY = {"num_segments": 5, "num_products": 8}
-_HUNDRED = {"num_segments": 10, "num_products": 10}
-# Name to a function of the number of steps T.
+# Name to a function of the number of steps T; all other names are put together from `_words`.
 METHODS: dict[str, Callable[[int], Method]] = {
     DEFAULT: lambda T: dj.drmad(),
-    LINE_SEGMENTS: _drmad(2, "gauss_newton", **_FORTY),
-    LINE_ALL: _drmad(2, "gauss_newton"),
-    LINE_HESSIAN: _drmad(2, "hessian"),
-    LINE_TENTH: lambda T: dj.drmad(knots=2, curvature="gauss_newton", num_reverse_steps=_tenth(T)),
-    "line, filtered Hessian, all steps": _drmad(2, "filtered_hessian"),
-    "line, Hessian, 5 x 8": _drmad(2, "hessian", **_FORTY),
-    "8 knots, Gauss-Newton, 5 x 8": _drmad(8, "gauss_newton", **_FORTY),
-    "8 knots, Hessian, 5 x 8": _drmad(8, "hessian", **_FORTY),
-    "8 knots, Gauss-Newton, 10 x 10": _drmad(8, "gauss_newton", **_HUNDRED),
-    "8 knots, Hessian, 10 x 10": _drmad(8, "hessian", **_HUNDRED),
-    "means, Gauss-Newton, 10 x 10": _drmad("means", "gauss_newton", **_HUNDRED),
-    "means, Hessian, 5 x 8": _drmad("means", "hessian", **_FORTY),
-    MEANS: _drmad("means", "hessian", **_HUNDRED),
-    f"{MEANS}, T/100 batches": lambda T: dj.drmad(
-        knots="means", curvature="hessian", **_HUNDRED, batches_per_product=max(1, T // 100)
-    ),
-    "every tenth step a knot, Hessian": lambda T: dj.drmad(
-        knots=tuple(range(0, T + 1, 10)), curvature="hessian"
-    ),
-    "8 knots, T/10 steps": lambda T: dj.drmad(num_reverse_steps=_tenth(T)),
-    "line": _path(2),
-    "line, interpolated state": _path(2, optimizer_state="interpolated"),
-    "line, progress by leaf": _progress_by_leaf,
-    "4 knots": _path(4),
-    "8 knots": _path(8),
-    "8 knots, final state": _path(8, optimizer_state="final"),
-    "8 knots, even in time": lambda T: through([round(T * k / 7) for k in range(8)]),
-    "16 knots": _path(16),
-    "32 knots": _path(32),
-    "means": _path("means"),
+    "line, progress by leaf": lambda T: _progress_by_leaf(dj.drmad(knots=2)),
     "published, T/10 steps": lambda T: dj.published_drmad(num_reverse_steps=_tenth(T)),
     "published, T steps": lambda T: dj.published_drmad(num_reverse_steps=T),
     "truncated, T/10 steps": lambda T: dj.truncated(num_reverse_steps=_tenth(T)),
@@ -101,6 +57,28 @@ METHODS: dict[str, Callable[[int], Method]] = {
     "evolution_strategies, 1 pair": lambda T: dj.evolution_strategies(num_pairs=1, sigma=0.1),
 }
 
+
+def _words(num_steps: int) -> dict[str, dict[str, Any]]:
+    """What each word of a name such as "8 knots, Hessian, 5 x 8" asks of `drmad`."""
+    return {
+        "line": {"knots": 2},
+        "means": {"knots": "means"},
+        **{f"{count} knots": {"knots": count} for count in (4, 8, 16, 32)},
+        "every tenth step a knot": {"knots": tuple(range(0, num_steps + 1, 10))},
+        "even in time": {"knots": [round(num_steps * k / 7) for k in range(8)]},
+        "interpolated state": {"optimizer_state": "interpolated"},
+        "final state": {"optimizer_state": "final"},
+        "Gauss-Newton": {"curvature": "gauss_newton"},
+        "Hessian": {"curvature": "hessian"},
+        "filtered Hessian": {"curvature": "filtered_hessian"},
+        "all steps": {},
+        "T/10 steps": {"num_reverse_steps": _tenth(num_steps)},
+        "5 x 8": {"num_segments": 5, "num_products": 8},
+        "10 x 10": {"num_segments": 10, "num_products": 10},
+        "T/100 batches": {"batches_per_product": max(1, num_steps // 100)},
+    }
+
+
 # The exact ones last.
 COST = (
     DEFAULT, LINE_SEGMENTS, LINE_ALL, LINE_HESSIAN, LINE_TENTH, "published, T/10 steps",
@@ -116,7 +94,7 @@ _STUDY_NAMES = {
     "published": "published, T/10 steps",
     "last T/10 steps": "truncated, T/10 steps",
     "last step": "one_step",
-    "201 knots, Hessian, all steps": "every tenth step a knot, Hessian",
+    "201 knots, Hessian, all steps": "every tenth step a knot, Hessian, all steps",
     "exact": CHECKPOINTED,
 }
 _SHORT = f"{MEANS}, T/100 batches"
@@ -151,7 +129,13 @@ FEWER_TUNERS = (
 
 def method(name: str, num_steps: int) -> Method:
     """One method at T inner steps, by its name or by the study's."""
-    return METHODS[_STUDY_NAMES.get(name, name)](num_steps)
+    name = _STUDY_NAMES.get(name, name)
+    if name in METHODS:
+        return METHODS[name](num_steps)
+    words, options = _words(num_steps), {}
+    for word in name.split(", "):
+        options |= words[word]
+    return dj.drmad(**options)
 
 
 def methods(names: Iterable[str], num_steps: int) -> dict[str, Method]:
@@ -162,7 +146,14 @@ def methods(names: Iterable[str], num_steps: int) -> dict[str, Method]:
 
 def through(knots: list[int]) -> Method:
     """Ten segments on the straight lines between given steps."""
-    return dj.drmad(knots=knots, curvature="hessian", num_segments=10)
+    return dj.drmad(knots=knots)
+
+
+def _progress_by_leaf(method: Any) -> Any:
+    # A path of the benchmarks' own, from parts of the package that are not public.
+    from benchmarks.accuracy.profiled_path import ProfiledLine
+
+    return dataclasses.replace(method, path=ProfiledLine())
 
 
 def trained(problem: dj.Problem, num_steps: int) -> Callable[..., dj.TrainState]:
@@ -171,17 +162,11 @@ def trained(problem: dj.Problem, num_steps: int) -> Callable[..., dj.TrainState]
 
 
 def run(name: str, problem: Callable[..., dj.Problem], optimizer: str, num_steps: int) -> Run:
-    """What is timed and weighed: training alone, or training with a hypergradient after it.
+    """What is timed and weighed: training, `PLAIN` or `LIBRARY`, or a method's hypergradient too.
 
-    Args:
-        name: Of a method, `PLAIN` or `LIBRARY`.
-        problem: `optimizer -> Problem`.
-        optimizer: Its name; the reversible method takes the same rule in fixed point.
-        num_steps: Steps T.
-
-    Returns:
-        `(given, batches, outer_batch) -> result`, to be jitted by the caller; `given` holds
-        `hparams`, `params` and, where the model has them, `model_state` and `key`.
+    Returns `(given, batches, outer_batch) -> result`, to be jitted by the caller; `given` holds
+    `hparams`, `params` and, where the model has them, `model_state` and `key`. The reversible
+    method takes the same optimizer in fixed point.
     """
     chosen = problem(OPTIMIZERS[f"reversible {optimizer}" if name == REVERSIBLE else optimizer])
     if name == PLAIN:

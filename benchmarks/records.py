@@ -1,6 +1,7 @@
 """The records: how one is written, what makes it complete, and what pages say of it."""
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -96,10 +97,10 @@ def results(name: str) -> dict[str, Any]:
     return record["results"]
 
 
-def backends() -> list[str]:
-    """Backends that any record was taken on, this package's main one first."""
+def accelerators() -> list[str]:
+    """Further backends that any record was taken on."""
     found = {path.stem.rsplit("-", 1)[1] for path in RECORDS.glob("*-*.json")}
-    return [MAIN_BACKEND, *sorted(found - {MAIN_BACKEND})]
+    return sorted(found - {MAIN_BACKEND})
 
 
 def took_s(script: str) -> float | None:
@@ -130,28 +131,29 @@ def is_busy(record: dict[str, Any]) -> bool:
     return hardware.get("load_average", 0) > 1.5 * cores
 
 
+def commit(record: dict[str, Any]) -> str:
+    """Short, "+" where the tree differed; in brackets where only that of the record is known."""
+    short = record["commit"][:7] + "+" * record.get("dirty", False)
+    return f"({short})" if "commit_from" in record else short
+
+
 def rounds(record: dict[str, Any]) -> str:
     """How many rounds its figures are medians of."""
     counts = sorted(set(_counts(record["results"])))
-    if not counts:
-        return "–"
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    return "–".join(map(str, counts[:: max(1, len(counts) - 1)])) or "–"
 
 
 def usable_cores() -> int:
     """Cores that this process may use, which are fewer than the machine's where it is pinned."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
+    pinned = getattr(os, "sched_getaffinity", None)
+    return len(pinned(0)) if pinned else os.cpu_count() or 1
 
 
 def _counts(value: Any) -> Iterator[int]:
     if isinstance(value, dict):
         if "median_s" in value and "n" in value:
             yield value["n"]
-        for entry in value.values():
-            yield from _counts(entry)
+        yield from itertools.chain.from_iterable(map(_counts, value.values()))
 
 
 def _command() -> str:
@@ -162,12 +164,9 @@ def _command() -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    known = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", known.read_text() if known.exists() else "")
+    return found[1] if found else platform.processor()
 
 
 def _commit() -> dict[str, Any]:

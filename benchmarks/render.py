@@ -5,7 +5,6 @@
 Nothing is measured here. A record that is missing is named on the page and on standard error.
 """
 
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,13 @@ from benchmarks.memory import page as memory
 from benchmarks.pages import Benchmark, claims_table, fill, records_table, table
 from benchmarks.peers import page as peers
 from benchmarks.population import page as population
+from benchmarks.programs import page as programs
 
 # In the order of the page and of a run of all.
 BENCHMARKS = (
     cost.BENCHMARK,
     breakdown.BENCHMARK,
+    programs.BENCHMARK,
     first_result.BENCHMARK,
     memory.BENCHMARK,
     population.BENCHMARK,
@@ -64,7 +65,7 @@ def section(benchmark: Benchmark, backend: str) -> str:
 def accelerators(_: str) -> str:
     """All that was recorded on other backends, one after another."""
     pieces = []
-    for backend in records.backends()[1:]:
+    for backend in records.accelerators():
         pieces += [f"### {backend}\n", claims_table(BENCHMARKS, backend, only_recorded=True)]
         pieces += [
             f"#### {benchmark.name}\n\n{section(benchmark, backend)}"
@@ -78,26 +79,23 @@ def accelerators(_: str) -> str:
 def headlines(_: str) -> str:
     """README.md's table: what was measured, and the command that measures it again."""
     lines = []
-    for benchmark in map(BY_NAME.__getitem__, HEADLINES):
-        record = records.load(benchmark.name)
-        if record is not None and benchmark.headline is not None:
-            what, figure = benchmark.headline
-            lines.append((what, figure(record["results"]), f"`{benchmark.command}`"))
+    for name in HEADLINES:
+        record, said = records.load(name), BY_NAME[name].headline
+        if record is not None and said is not None:
+            lines.append((said[0], said[1](record["results"]), f"`{BY_NAME[name].command}`"))
     return table(("what", "figure", "command"), [*lines, study.headline()])
 
 
 def page_kinds() -> Kinds:
     """The marked parts of benchmarks/README.md."""
-    made: Kinds = {
-        "claims": lambda _: claims_table(BENCHMARKS, records.MAIN_BACKEND),
-        "records": lambda _: records_table(BENCHMARKS, records.MAIN_BACKEND),
+    main = records.MAIN_BACKEND
+    shown = [benchmark for benchmark in BENCHMARKS if benchmark.table is not None]
+    return {
+        "claims": lambda _: claims_table(BENCHMARKS, main),
+        "records": lambda _: records_table(BENCHMARKS, main),
         "accelerators": accelerators,
+        **{each.name: lambda _, each=each: section(each, main) for each in shown},
     }
-    for benchmark in BENCHMARKS:
-        if benchmark.table is not None:
-            shown = functools.partial(section, benchmark, records.MAIN_BACKEND)
-            made[benchmark.name] = lambda _, shown=shown: shown()
-    return made
 
 
 PAGES: dict[Path, Callable[[], Kinds]] = {

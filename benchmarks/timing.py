@@ -1,9 +1,10 @@
 """Fair timings: functions compiled ahead, run in turn, and divided round by round."""
 
+import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,21 +15,13 @@ from benchmarks.records import usable_cores
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled function with its arguments; calling it runs it.
-
-    Attributes:
-        compiled: The compiled function.
-        arguments: What it is called with.
-        lowered: What the compiler was given.
-        lower_s: Seconds of tracing and lowering.
-        compile_s: Seconds that the compiler took.
-    """
+    """A compiled function with its arguments; calling it runs it."""
 
     compiled: Any
     arguments: tuple
-    lowered: Any
-    lower_s: float
-    compile_s: float
+    lowered: Any  # what the compiler was given
+    lower_s: float  # tracing and lowering
+    compile_s: float  # the compiler alone
 
     def __call__(self) -> Any:
         """Runs the program."""
@@ -40,18 +33,26 @@ class Program:
         return self.compiled.memory_analysis().temp_size_in_bytes
 
 
-def compile_calls(
-    calls: dict[str, tuple[Callable, tuple]], *, at_once: int | None = None
-) -> dict[str, Program]:
-    """Compiles pure functions, each with its own arguments.
+def options(
+    benchmark: str, cells: Iterable[str], methods: Iterable[str], *, rounds: int
+) -> argparse.Namespace:
+    """What was asked for of a benchmark by cells and methods: `cells` names those that match."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark}")
+    add = parser.add_argument
+    add("cells", nargs="*", metavar="PART", help="parts of cells' names, such as mlp; else all")
+    add("--methods", nargs="+", choices=[*methods], metavar="NAME", help="else a cell's own")
+    add("--rounds", type=int, default=rounds, help="most rounds of a cell (%(default)s)")
+    add("--name", default=benchmark, help="name of the record (%(default)s)")
+    asked, known = parser.parse_args(), list(cells)
+    parts = asked.cells
+    asked.cells = [cell for cell in known if not parts or any(part in cell for part in parts)]
+    if not asked.cells:
+        parser.error(f"no such cell; there are {'; '.join(known)}")
+    return asked
 
-    Args:
-        calls: Name to a function, not jitted, and what it takes.
-        at_once: How many at a time: as many as there are cores, or one where that is timed.
 
-    Returns:
-        Name to a program.
-    """
+def compile_calls(calls: dict[str, tuple[Callable, tuple]]) -> dict[str, Program]:
+    """Compiles functions, each with its own arguments, as many at a time as there are cores."""
 
     def lower(name: str) -> tuple[Any, float]:
         function, given = calls[name]
@@ -66,7 +67,7 @@ def compile_calls(
         seconds = round(time.perf_counter() - start, 2)
         return Program(program, calls[name][1], *lowered[name], seconds)
 
-    with ThreadPoolExecutor(at_once or usable_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return dict(zip(lowered, pool.map(compiled, lowered), strict=True))
 
 
@@ -80,14 +81,8 @@ def measure(
 ) -> dict[str, dict]:
     """Times compiled calls in turn, so that a drifting machine slows all of them alike.
 
-    Args:
-        functions: Name to a call without arguments that returns arrays; jitted by the caller.
-        repeats: Counted rounds, after one that compiles and warms up.
-        budget_s: Seconds after which no further round begins; at least one is counted.
-
-    Returns:
-        Name to seconds: first call (compilation included where the caller left it to that),
-        median, minimum, maximum, and those of each round.
+    `repeats` rounds are counted, after one that warms up (and compiles, where the caller left it
+    to that); none but the first begins once `budget_s` seconds are over.
     """
     start = time.perf_counter()
     first = {name: _seconds(function) for name, function in functions.items()}
@@ -111,24 +106,13 @@ def measure(
 
 
 def ratios(times: dict[str, dict], baseline: str) -> dict[str, dict[str, float]]:
-    """The ratio to `baseline` of each round: what drifts through all of a round drops out.
-
-    Args:
-        times: What `measure` returned.
-        baseline: Name of the function to divide by.
-
-    Returns:
-        Name to median, minimum, maximum and number of the rounds' ratios.
-    """
+    """What `measure` found over `baseline`, round by round: what drifts through one drops out."""
+    base = times[baseline]["rounds_s"]
     found = {}
     for name, row in times.items():
-        values = [a / b for a, b in zip(row["rounds_s"], times[baseline]["rounds_s"], strict=True)]
-        found[name] = {
-            "median": round(statistics.median(values), 3),
-            "min": round(min(values), 3),
-            "max": round(max(values), 3),
-            "n": len(values),
-        }
+        values = [a / b for a, b in zip(row["rounds_s"], base, strict=True)]
+        kinds = {"median": statistics.median, "min": min, "max": max}
+        found[name] = {k: round(of(values), 3) for k, of in kinds.items()} | {"n": len(values)}
     return found
 
 

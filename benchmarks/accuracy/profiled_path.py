@@ -1,7 +1,6 @@
 """A path that the study asks about: the line, each leaf at its own measured progress along it."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +53,3 @@ class ProfiledLine:
 
         xs = (shares, visits.step.astype(np.int32), weights_of(visits))
         return reverse_scan(visit_place, carry, xs)
-
-
-def on_profiled_line(method: Any) -> Any:
-    """The same method on this path."""
-    return dataclasses.replace(method, path=ProfiledLine())

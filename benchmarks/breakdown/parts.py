@@ -24,9 +24,9 @@ def forward_parts(problem: dj.Problem, batch_size: int, count: int) -> dict[str,
     """A whole training step, and what it consists of."""
 
     def step(given, data, key):
-        batches = dj.minibatches(data, batch_size, key)
+        batches, options = dj.minibatches(data, batch_size, key), {"key": given.get("key")}
         body = lambda t, state: dj.train_step(
-            problem, state, given["hparams"], batches(t), key=given.get("key"), curvature=None
+            problem, state, given["hparams"], batches(t), **options, curvature=None
         )[0]
         return jax.lax.fori_loop(0, count, body, _state(problem, given))
 
@@ -70,26 +70,23 @@ def reverse_parts(problem: dj.Problem, batch_size: int, count: int) -> dict[str,
 
     def path(given, data, key):
         between = _line(given["params"])
-        body = lambda t, _: between(t / count)
-        return jax.lax.fori_loop(0, count, body, given["params"])
+        return jax.lax.fori_loop(0, count, lambda t, _: between(t / count), given["params"])
 
     def update_back(given, data, key):
-        opt_state = problem.transformation(given["hparams"]).init(given["params"])
-        inexact, rest = tree.partition(opt_state)
+        optimizer, params = problem.transformation(given["hparams"]), given["params"]
+        inexact, rest = tree.partition(optimizer.init(params))
 
         def apply(grads, opt_state, params):
-            optimizer = problem.transformation(given["hparams"])
-            opt_state = tree.combine(opt_state, rest)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
+            updates, opt_state = optimizer.update(grads, tree.combine(opt_state, rest), params)
             return optax.apply_updates(params, updates), tree.partition(opt_state)[0]
 
         def body(_, carry):
             # Linearised where the cotangent leads, or XLA would do half of it once.
-            _, pull = jax.vjp(apply, carry[0], inexact, given["params"])
+            _, pull = jax.vjp(apply, carry[0], inexact, params)
             d_grads, d_opt_state, d_params = pull(carry)
             return _add_small(d_params, d_grads), d_opt_state
 
-        return jax.lax.fori_loop(0, count, body, (given["params"], inexact))
+        return jax.lax.fori_loop(0, count, body, (params, inexact))
 
     made: dict[str, Part] = {"path": path, "optimizer update, backwards": update_back}
     for curvature in ("gauss_newton", "hessian"):
@@ -100,21 +97,19 @@ def reverse_parts(problem: dj.Problem, batch_size: int, count: int) -> dict[str,
 
 def segment_parts(problem: dj.Problem, batch_size: int, segments: Any) -> dict[str, Part]:
     """All curvature products of a method's `steps` by segments, and all batches they take."""
-    num_batches = segments.num_batches
 
     def gathered(data, key, number):
+        first = segments.num_batches * number
         batches = dj.minibatches(data, batch_size, key)
-        return jax.vmap(batches)(num_batches * number + jnp.arange(num_batches))
+        return jax.vmap(batches)(first + jnp.arange(segments.num_batches))
 
     def batches(given, data, key):
         return _last(lambda number: gathered(data, key, number), segments.count)
 
     def all_products(given, data, key):
-        model_state = given.get("model_state")
-
         def segment(number, carry):
             params, vector = carry
-            many = gathered(data, key, number)
+            many, model_state = gathered(data, key, number), given.get("model_state")
 
             def loss(p):
                 one = lambda batch: _inner(problem, given, p, batch, model_state, number)[0]
@@ -156,15 +151,13 @@ def products(problem: dj.Problem, batch_size: int, count: int, curvature: Any) -
 
 def _reverse_steps(problem: dj.Problem, batch_size: int, count: int, curvature: Any) -> Part:
     def steps(given, data, key):
-        batches = dj.minibatches(data, batch_size, key)
+        batches, options = dj.minibatches(data, batch_size, key), {"key": given.get("key")}
         state, between = _state(problem, given), _line(given["params"])
 
         def body(t, cotangent):
             here = state._replace(params=between(t / count), step=t)
-            return dj.reverse_step(
-                problem, here, given["hparams"], batches(t), cotangent,
-                key=given.get("key"), curvature=curvature,
-            )[0]  # fmt: skip
+            given_step = problem, here, given["hparams"], batches(t), cotangent
+            return dj.reverse_step(*given_step, **options, curvature=curvature)[0]
 
         start = dj.init_cotangent(state, given["hparams"], params=given["params"])
         return jax.lax.fori_loop(0, count, body, start)
@@ -173,9 +166,8 @@ def _reverse_steps(problem: dj.Problem, batch_size: int, count: int, curvature: 
 
 
 def _state(problem: dj.Problem, given: dict[str, Any]) -> dj.TrainState:
-    state = dj.init_state(
-        problem, given["hparams"], given["params"], model_state=given.get("model_state")
-    )
+    model_state = given.get("model_state")
+    state = dj.init_state(problem, given["hparams"], given["params"], model_state=model_state)
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
 
 

@@ -1,6 +1,6 @@
 """What a hypergradient costs over plain training, by method, model, batch and number of steps.
 
-    python -m benchmarks.cost [PART ...] [--methods NAME ...] [--rounds N] [--seconds S] [--name R]
+    python -m benchmarks.cost [PART ...] [--methods NAME ...] [--rounds N] [--name R]
 
 Plain training is an optax loop on the same batches, with the outer loss at the end and no
 derivative of training. All programs of a cell are compiled first and then run in turn; a ratio is
@@ -9,7 +9,6 @@ PARTs choose cells by their names ("mlp", "adam, batch 500"), NAMEs methods; the
 alone. Two checkouts of the package are compared by a record R of each.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ import drmad_jax as dj
 from benchmarks import lineup
 from benchmarks.problems.random import SUBJECTS, Subject
 from benchmarks.records import write_record
-from benchmarks.timing import Program, compile_all, measure, ratios
+from benchmarks.timing import Program, compile_all, measure, options, ratios
 
 # Programs that ask for more are left out.
 MEMORY_LIMIT = 4 * 2**30
@@ -27,23 +26,14 @@ MEMORY_LIMIT = 4 * 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One set of programs that are timed in turn.
-
-    Attributes:
-        subject: Name of the model.
-        optimizer: Name of the optimizer.
-        batch_size: Examples of a step.
-        num_steps: Steps T.
-        labels: Names of the methods.
-        budget_s: Seconds after which no further round begins.
-    """
+    """One set of programs that are timed in turn."""
 
     subject: str
     optimizer: str
     batch_size: int
     num_steps: int
     labels: tuple[str, ...] = lineup.SWEPT
-    budget_s: float = 20
+    budget_s: float = 20  # after which no further round begins
 
     def __str__(self) -> str:
         return f"{self.subject}, {self.optimizer}, batch {self.batch_size}, T = {self.num_steps}"
@@ -107,37 +97,18 @@ def _distance(programs: dict[str, Program]) -> float:
     return abs(library / plain - 1)
 
 
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost")
-    add = parser.add_argument
-    add("cells", nargs="*", metavar="PART", help="parts of cells' names, such as mlp; else all")
-    add("--methods", nargs="+", choices=lineup.COST, metavar="NAME", help="else a cell's own")
-    add("--rounds", type=int, default=9, help="most rounds of a cell (%(default)s)")
-    add("--seconds", type=float, help="for a cell's rounds; else its own")
-    add("--name", default="cost", help="name of the record (%(default)s)")
-    return parser.parse_args()
-
-
-def chosen(asked: argparse.Namespace) -> list[Cell]:
-    """The cells that were asked for, with the methods and the time that were."""
-    changes = {"labels": tuple(asked.methods or ()), "budget_s": asked.seconds}
-    given = {name: value for name, value in changes.items() if value}
-    found = [cell for cell in GRID if not asked.cells or any(p in str(cell) for p in asked.cells)]
-    if not found:
-        raise SystemExit(f"no such cell; there are {'; '.join(map(str, GRID))}")
-    return [dataclasses.replace(cell, **given) for cell in found]
-
-
 def main() -> None:
-    asked = options()
-    cells = chosen(asked)
-    subjects = {name: SUBJECTS[name]() for name in {cell.subject for cell in cells}}
+    grid = {str(cell): cell for cell in GRID}
+    asked = options("cost", grid, lineup.COST, rounds=9)
     results = {}
-    for number, cell in enumerate(cells, 1):
-        print(f"{number}/{len(cells)} {cell}", flush=True)
-        results[str(cell)] = run_cell(cell, subjects[cell.subject], asked.rounds)
-        for name, ratio in results[str(cell)]["over plain training"].items():
-            print(f"    {name:32s} {ratio['median']:6.2f}  {ratio['min']:.2f}–{ratio['max']:.2f}")
+    for number, name in enumerate(asked.cells, 1):
+        cell = grid[name]
+        if asked.methods:
+            cell = dataclasses.replace(cell, labels=tuple(asked.methods))
+        print(f"{number}/{len(asked.cells)} {cell}", flush=True)
+        results[name] = run_cell(cell, SUBJECTS[cell.subject](), asked.rounds)
+        for label, ratio in results[name]["over plain training"].items():
+            print(f"    {label:32s} {ratio['median']:6.2f}  {ratio['min']:.2f}–{ratio['max']:.2f}")
     print(write_record(asked.name, {"cells": results}))
 
 

@@ -24,15 +24,7 @@ def fit(label: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     """Bytes = a + b · g(T), arguments included, through the two points with most steps.
 
     Where short runs need less than the law (fewer batches, fewer knots) they would bend it; how far
-    they are off is said.
-
-    Args:
-        label: The method.
-        points: In the order of `num_steps`, with `temporary_bytes` and `argument_bytes`.
-
-    Returns:
-        The slope b, the bytes for a further step at T = 1,000, the worst relative error of the law
-        at any point, and the T at which 16 GiB are full; `None` for a memory that does not grow.
+    they are off is said. `None` stands for a memory that does not grow.
     """
     sized = [p for p in points if p.get("temporary_bytes")]
     grow = growth(label)

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.peers.case import make_case
 from benchmarks.peers.measure import EXACT_TOLERANCE, Plan, add_options, measure_case, plan
-from benchmarks.peers.report import NOTES, claims, claims_to_text, to_markdown
+from benchmarks.peers.report import claims, claims_to_text, to_markdown
 from benchmarks.peers.subject import HEAVY, LEFT_OUT, REFERENCE, SUBJECTS, Subject
 from benchmarks.records import write_record
 
@@ -14,18 +14,6 @@ PACKAGES = ("torch", "torchopt", "higher", "jaxopt", "optimistix", "equinox", "l
 CASES = ("50x100", "50x1000", "500x1000")
 # Batch size times steps from which a case takes long.
 LARGE = 200_000
-
-
-def options() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    add = parser.add_argument
-    add("--cases", nargs="+", default=CASES, help="batch size x steps (%(default)s)")
-    add("--subjects", nargs="+", help="parts of names, packages or kinds; else all but implicit")
-    add("--outer", type=int, default=5000, help="examples of the outer batch (%(default)s)")
-    add("--name", default="peers", help="name of the record (%(default)s)")
-    add_options(parser, seconds=60)
-    return parser.parse_args()
 
 
 def chosen(parts: list[str] | None, *, large: bool) -> list[Subject]:
@@ -48,13 +36,19 @@ def run(asked: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         name = str(case)
         rows = measure_case(name, subjects, case, plan, reference=REFERENCE)
         found[name] = {"rows": rows, "claims": claims(rows)}
-        print("\n" + to_markdown(name, rows))
-        print(claims_to_text(found[name]["claims"]), flush=True)
+        print("\n" + to_markdown(name, rows), claims_to_text(found[name]["claims"]), sep="\n")
     return found
 
 
 def main() -> None:
-    asked = options()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    add = parser.add_argument
+    add("--cases", nargs="+", default=CASES, help="batch size x steps (%(default)s)")
+    add("--subjects", nargs="+", help="parts of names, packages or kinds; else all but implicit")
+    add("--outer", type=int, default=5000, help="examples of the outer batch (%(default)s)")
+    add("--name", default="peers", help="name of the record (%(default)s)")
+    add_options(parser, seconds=60)
+    asked = parser.parse_args()
     with plan(asked) as planned:
         found = run(asked, planned)
     results = {
@@ -62,7 +56,7 @@ def main() -> None:
         "outer examples": asked.outer,
         "exact within": EXACT_TOLERANCE,
         "versions of the peers": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "notes": NOTES,
+        "notes": {subject.name: subject.note for subject in SUBJECTS if subject.note},
         "left out": LEFT_OUT,
         "cases": found,
     }

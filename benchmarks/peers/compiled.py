@@ -15,15 +15,9 @@ from benchmarks.timing import compile_all
 
 
 def prepare(case: Case, function: Callable[..., tuple[Any, Any]]) -> Prepared:
-    """Compiles a function for a case.
+    """The program of `(hparams, params, train, valid, indices, key) -> (value, gradient)`.
 
-    Args:
-        case: The problem.
-        function: `(hparams, params, train, valid, indices, key) -> (value, gradient)`, a gradient
-            of `None` for plain training.
-
-    Returns:
-        The compiled program as a subject.
+    The gradient is `None` for plain training.
     """
     arrays = case.hparams, case.params, case.train, case.valid, case.indices
     given = jax.tree.map(jnp.asarray, (*arrays, case.key))
@@ -39,12 +33,7 @@ def prepare(case: Case, function: Callable[..., tuple[Any, Any]]) -> Prepared:
 
 
 def gradient(case: Case, trained: Callable[..., Any]) -> Prepared:
-    """The hypergradient by `jax.value_and_grad` of the outer loss after training.
-
-    Args:
-        case: The problem.
-        trained: `(hparams, params, train, valid, indices) -> outer loss`.
-    """
+    """`jax.value_and_grad` of `(hparams, params, train, valid, indices) -> outer loss`."""
     return prepare(case, lambda *given: jax.value_and_grad(trained)(*given[:-1]))
 
 

@@ -29,20 +29,12 @@ SLOW_SECONDS = 30.0
 
 
 class Plan(NamedTuple):
-    """How a case is measured.
+    """How a case is measured."""
 
-    Attributes:
-        cores: The processor's cores of the workers: the first group for what is timed, all groups
-            at once for what is prepared.
-        limits: Of each worker.
-        seconds: For the timed rounds; whatever they take, there are `least` of them.
-        least: Fewest rounds.
-        most: Most rounds.
-    """
-
+    # Groups of the processor's cores: the first for what is timed, all for what is prepared.
     cores: list[list[int]]
-    limits: Limits
-    seconds: float
+    limits: Limits  # of each worker
+    seconds: float  # for the timed rounds; whatever they take, there are `least` of them
     least: int
     most: int
 
@@ -84,20 +76,9 @@ def plan(asked: argparse.Namespace) -> Iterator[Plan]:
 def measure_case(
     name: str, subjects: list[Subject], case: Case, plan: Plan, *, reference: str
 ) -> dict[str, dict[str, Any]]:
-    """Measures all subjects on a case, under a progress bar.
+    """A row for each subject on a case: seconds and bytes, or `failed` with the reason.
 
-    Args:
-        name: Of the case.
-        subjects: Whom to measure.
-        case: The problem.
-        plan: Rounds and limits.
-        reference: Name of the subject that exact ones must agree with.
-
-    Returns:
-        A row for each subject: seconds and bytes, or `failed` with the reason.
-
-    Raises:
-        Disagreement: If an exact subject differs from the reference, or that gave no answer.
+    Raises `Disagreement` if an exact subject differs from the reference, or that gave no answer.
     """
     with tqdm(total=len(subjects) * (1 + plan.most), desc=name, mininterval=2) as bar:
         return _Measurement(subjects, case, plan, bar).rows_against(reference)

@@ -84,29 +84,17 @@ class ExactRep:
 
 
 class Setting(NamedTuple):
-    """A case as flat float64 vectors, with the derivatives that the originals take.
+    """A case as flat float64 vectors, with the derivatives that the originals take."""
 
-    Attributes:
-        weights: Initial weights and biases of all layers in one vector.
-        log_l2: The hyperparameters in one vector.
-        alpha: Step size in the originals' convention.
-        gamma: Momentum.
-        num_steps: Steps of training.
-        gradient: `(w, λ, t) -> ∂L/∂w`.
-        hessian_product: `(w, λ, u, t) -> ∂/∂w (∂L/∂w · u)`.
-        mixed_product: `(w, λ, u, t) -> ∂/∂λ (∂L/∂w · u)`.
-        outer: Outer loss of the weights.
-    """
-
-    weights: np.ndarray
+    weights: np.ndarray  # initial weights and biases of all layers
     log_l2: np.ndarray
-    alpha: float
+    alpha: float  # step size in the originals' convention
     gamma: float
     num_steps: int
-    gradient: Callable
-    hessian_product: Callable
-    mixed_product: Callable
-    outer: Callable
+    gradient: Callable  # (w, λ, t) -> ∂L/∂w
+    hessian_product: Callable  # (w, λ, u, t) -> ∂/∂w (∂L/∂w · u)
+    mixed_product: Callable  # (w, λ, u, t) -> ∂/∂λ (∂L/∂w · u)
+    outer: Callable  # outer loss of the weights
 
 
 def setting(case: Case) -> Setting:

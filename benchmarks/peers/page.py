@@ -101,17 +101,16 @@ def _jax(results: Results) -> Verdict:
 
 
 def _headline(results: Results) -> str:
-    words = {}
-    for kind in ("PyTorch", "JAX"):
-        for case, peer, _ in _thousand(results, kind):
+    words = []
+    for both in zip(_thousand(results, "PyTorch"), _thousand(results, "JAX"), strict=True):
+        for kind, (case, peer, _) in zip(("PyTorch", "JAX"), both, strict=True):
             over = peer["over ours"].get(lineup.DEFAULT)
             if over is not None:
-                words[case, kind] = (
+                words.append(
                     f"{case.partition(',')[0]}: {over['time']:.2g} times faster, "
                     f"{over['memory']:.2g} times smaller than {peer['name']} ({kind})"
                 )
-    by_case = sorted(words, key=lambda key: list(results["cases"]).index(key[0]))
-    return "; ".join(words[key] for key in by_case)
+    return "; ".join(words)
 
 
 def _paper_table(results: Results) -> str:

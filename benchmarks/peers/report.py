@@ -5,51 +5,38 @@ from typing import Any
 from benchmarks.pages import mib, table
 from benchmarks.peers.subject import SUBJECTS
 
+Rows = dict[str, dict[str, Any]]
 TORCH = {subject.name for subject in SUBJECTS if subject.uses_torch}
-OURS = {subject.name for subject in SUBJECTS if subject.package == "drmad_jax"}
-NOTES = {subject.name: subject.note for subject in SUBJECTS if subject.note}
 
 
-def claims(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def claims(rows: Rows) -> dict[str, Any]:
     """The comparisons that the package's claims are about, on one case.
 
-    Args:
-        rows: Name to row, of one case.
-
-    Returns:
-        For the fastest exact PyTorch peer, and for the fastest and the smallest exact JAX peer:
-        its name, and how many times more time and memory than each of our methods it takes.
+    For the fastest and the smallest exact peer of either kind: its name, and how many times more
+    time and memory than each of our methods it takes.
     """
     measured = {name: row for name, row in rows.items() if "failed" not in row}
-    exact = {name: row for name, row in measured.items() if row["kind"] == "exact"}
-    ours = {name: measured[name] for name in measured if name in OURS}
-    torch = {name: row for name, row in exact.items() if name in TORCH}
-    others = {name: row for name, row in exact.items() if name not in TORCH | OURS}
+    ours = {name: row for name, row in measured.items() if row["package"] == "drmad_jax"}
+    others = {k: r for k, r in measured.items() if r["kind"] == "exact" and k not in ours}
     found = {}
-    for title, peers, figure in (
-        ("fastest PyTorch peer", torch, "median_s"),
-        ("smallest PyTorch peer", torch, "memory_bytes"),
-        ("fastest JAX peer", others, "median_s"),
-        ("smallest JAX peer", others, "memory_bytes"),
-    ):
-        if peers:
-            peer = min(peers, key=lambda name: peers[name][figure])
-            found[title] = {"name": peer, "over ours": _over(peers[peer], ours)}
+    for kind, peers in (("PyTorch", others.keys() & TORCH), ("JAX", others.keys() - TORCH)):
+        for best, figure in (("fastest", "median_s"), ("smallest", "memory_bytes")):
+            if peers:
+                peer = min(peers, key=lambda name, figure=figure: others[name][figure])
+                over = {name: _over(others[peer], row) for name, row in ours.items()}
+                found[f"{best} {kind} peer"] = {"name": peer, "over ours": over}
     return found
 
 
-def _over(peer: dict[str, Any], ours: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _over(peer: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
     return {
-        name: {
-            "time": round(peer["median_s"] / row["median_s"], 3),
-            "processor time": round(peer["processor_s"] / row["processor_s"], 3),
-            "memory": round(peer["memory_bytes"] / max(row["memory_bytes"], 1), 2),
-        }
-        for name, row in ours.items()
+        "time": round(peer["median_s"] / row["median_s"], 3),
+        "processor time": round(peer["processor_s"] / row["processor_s"], 3),
+        "memory": round(peer["memory_bytes"] / max(row["memory_bytes"], 1), 2),
     }
 
 
-def to_markdown(case: str, rows: dict[str, dict[str, Any]]) -> str:
+def to_markdown(case: str, rows: Rows) -> str:
     """A table of one case under its name."""
     head = (
         "subject", "package", "kind", "seconds", "min – max", "n", "first call, s",
@@ -64,14 +51,10 @@ def _cells(name: str, row: dict[str, Any]) -> list[str]:
         return [*start, row["failed"].replace("|", "/"), *[""] * 6]
     shown = zip((".4f", ".1e"), ("cosine", "relative_error"), strict=True)
     return [
-        *start,
-        f"{row['median_s']:.3f}",
-        f"{row['min_s']:.3f} – {row['max_s']:.3f}",
-        str(row["n"]),
-        f"{row['first_call_s']:.1f}",
-        mib(row["memory_bytes"]),
+        *start, f"{row['median_s']:.3f}", f"{row['min_s']:.3f} – {row['max_s']:.3f}",
+        str(row["n"]), f"{row['first_call_s']:.1f}", mib(row["memory_bytes"]),
         *(format(row[key], form) if row.get(key) is not None else "–" for form, key in shown),
-    ]
+    ]  # fmt: skip
 
 
 def claims_to_text(found: dict[str, Any]) -> str:

@@ -87,12 +87,7 @@ def answer(value: torch.Tensor, grads: Tensors | None) -> Answer:
 
 
 def through_graph(case: Case, train: Callable[[Data, Tensors], torch.Tensor]) -> Prepared:
-    """The hypergradient by backpropagation from the outer loss to the log penalties.
-
-    Args:
-        case: The problem.
-        train: `(data, penalties) -> outer loss`, with its graph.
-    """
+    """Backpropagation through `(data, penalties) -> outer loss` to the log penalties."""
     data = tensors(case)
 
     def call() -> Answer:

@@ -26,19 +26,12 @@ from benchmarks.problems.networks import (
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A bilevel problem and the arrays to run it on.
-
-    Attributes:
-        problem: `optimizer -> Problem`.
-        given: Arguments of a training run but the batches: `hparams`, `params`, and where the
-            model has them `model_state` and `key`.
-        data: Training examples, from which batches are drawn.
-        outer_batch: What the outer loss takes.
-    """
+    """A bilevel problem and the arrays to run it on."""
 
     problem: Callable[[optax.GradientTransformation], dj.Problem]
+    # Arguments of a run: `hparams`, `params`, and where the model has them `model_state` and `key`.
     given: dict[str, PyTree]
-    data: PyTree
+    data: PyTree  # training examples, from which batches are drawn
     outer_batch: PyTree
 
     def count(self, what: str) -> int:

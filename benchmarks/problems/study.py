@@ -21,21 +21,13 @@ BATCH_SIZE = 50
 
 @dataclasses.dataclass(frozen=True)
 class StudyProblem:
-    """A bilevel problem with everything that a run of it needs.
-
-    Attributes:
-        problem: Losses and optimizer.
-        hparams: Where the comparison is made, and tuning starts.
-        num_steps: Inner steps T.
-        sample: `key -> arguments` of a hypergradient after `hparams`, as a dictionary.
-        test_loss: `(state, hparams) -> scalar` on examples that nothing else sees.
-    """
+    """A bilevel problem with everything that a run of it needs."""
 
     problem: dj.Problem
-    hparams: PyTree
+    hparams: PyTree  # where the comparison is made, and tuning starts
     num_steps: int
-    sample: Callable[[Array], dict[str, Any]]
-    test_loss: Callable[[dj.TrainState, PyTree], Array]
+    sample: Callable[[Array], dict[str, Any]]  # by key: what a hypergradient takes after `hparams`
+    test_loss: Callable[[dj.TrainState, PyTree], Array]  # on examples that nothing else sees
 
 
 @functools.cache
@@ -54,12 +46,9 @@ def split(dataset: str) -> dict[str, dict[str, Array]]:
 def mlp(
     optimizer: optax.GradientTransformation | Callable, *, num_steps: int = 2000, **given: PyTree
 ) -> StudyProblem:
-    """The MLP on MNIST, one penalty per unit; further hyperparameters as keywords.
+    """The MLP on MNIST, one penalty per unit, or other hyperparameters as keywords.
 
-    Args:
-        optimizer: Inner optimizer, or a function of the hyperparameters.
-        num_steps: Inner steps T.
-        given: `log_weight` weighs the training examples; any other entry is for the optimizer.
+    `log_weight` weighs the training examples; any other is for the optimizer, a function of them.
     """
     data, model = split("mnist"), MLP()
     init = lambda key: model.init(key, data["valid"]["x"][:1])["params"]
