@@ -132,7 +132,7 @@ def method(name: str, num_steps: int) -> Method:
     name = _STUDY_NAMES.get(name, name)
     if name in METHODS:
         return METHODS[name](num_steps)
-    words, options = _words(num_steps), {}
+    words, options = _words(num_steps), dict[str, Any]()
     for word in name.split(", "):
         options |= words[word]
     return dj.drmad(**options)

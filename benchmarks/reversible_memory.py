@@ -33,7 +33,7 @@ def bits_per_step(momentum):
     ratio, _ = to_ratio(jnp.float32(momentum))
     number = Fixed(*jax.random.bits(jax.random.key(0), (2, 100)))
     buffer = empty_buffer((100,), BUFFER_STEPS)
-    step = lambda _, carry: multiply(*carry, ratio)
+    step = lambda _, carry: multiply(carry[0], carry[1], ratio)
     _, buffer = jax.jit(lambda carry: jax.lax.fori_loop(0, BUFFER_STEPS, step, carry))(
         (number, buffer)
     )

@@ -12,12 +12,12 @@ LIMIT = 16 * 2**30
 FLAT = 0.02
 
 
-def growth(label: str) -> Callable[[float], float]:
+def growth(label: str) -> Callable[[Any], float]:
     """How the catalogue says that the method's memory grows with T, up to a factor."""
     laws = {entry.factory.__name__: entry.growth for entry in ENTRIES}
     grow = laws.get(label, laws["drmad"])
     # What should not grow is fitted by a line, which finds out whether it does.
-    return (lambda num_steps: num_steps) if grow(10**6) == grow(1) else grow
+    return float if grow(10**6) == grow(1) else grow
 
 
 def fit(label: str, points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def fit(label: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _meets(grow: Callable[[float], float], wanted: float) -> float:
+def _meets(grow: Callable[[Any], float], wanted: float) -> float:
     """The T with grow(T) = wanted, by bisection, to two digits."""
     low, high = 1.0, 1e18
     for _ in range(200):

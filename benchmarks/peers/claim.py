@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.peers.case import make_case
 from benchmarks.peers.measure import Plan, add_options, measure_case, plan
-from benchmarks.peers.report import to_markdown
+from benchmarks.peers.report import paper_table
 from benchmarks.peers.subject import Kind, Subject
 from benchmarks.records import write_record
 
@@ -126,7 +126,6 @@ def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
     case = make_case(50, num_steps, step_size=ALPHA * (1 - gamma), momentum=gamma)
     name = f"momentum {momentum}, T = {num_steps}"
     rows = measure_case(name, subjects(), case, plan, reference=REFERENCE)
-    print("\n" + to_markdown(name, rows), flush=True)
     found = factors(rows)
     results = {
         "weights": case.num_weights,
@@ -138,7 +137,8 @@ def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
     if not any("failed" in rows[name] for name in (EXACT, *ORIGINAL)):
         estimate = at_paper_length(rows, num_steps, case.num_weights)
         results[f"estimated at T = {PAPER_STEPS}"] = estimate
-    print(f"momentum {momentum}:", json.dumps(results, indent=1), sep="\n")
+    shown = paper_table({"momenta": {momentum: results}})
+    print(f"\n{shown}\n{json.dumps(results, indent=1)}", flush=True)
     return {"rows": rows, **results}
 
 

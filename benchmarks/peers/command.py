@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.peers.case import make_case
 from benchmarks.peers.measure import EXACT_TOLERANCE, Plan, add_options, measure_case, plan
-from benchmarks.peers.report import claims, claims_to_text, to_markdown
+from benchmarks.peers.report import claims, peers_table
 from benchmarks.peers.subject import HEAVY, LEFT_OUT, REFERENCE, SUBJECTS, Subject
 from benchmarks.records import write_record
 
@@ -36,7 +36,9 @@ def run(asked: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         name = str(case)
         rows = measure_case(name, subjects, case, plan, reference=REFERENCE)
         found[name] = {"rows": rows, "claims": claims(rows)}
-        print("\n" + to_markdown(name, rows), claims_to_text(found[name]["claims"]), sep="\n")
+        print(
+            f"\n{peers_table({'threads': asked.threads, 'cases': {name: found[name]}})}", flush=True
+        )
     return found
 
 

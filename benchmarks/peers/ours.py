@@ -56,7 +56,7 @@ def reversible(case: Case) -> Prepared:
             "bits per weight and step": bits,
             "buffer_bytes": round(held),
             # It returns NaN where it does not come back to the start.
-            "reversed to the bit": bool(np.isfinite(answer.grad).all()),
+            "reversed to the bit": bool(np.isfinite(np.asarray(answer.grad)).all()),
         }
         return answer._replace(extra=extra)
 

@@ -1,4 +1,4 @@
-"""Other packages, and the paper's claim: tables, figure, claims."""
+"""Other packages, and the paper's claim: figure and claims."""
 
 from collections.abc import Iterator
 
@@ -6,33 +6,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import lineup
 from benchmarks.looks import COLORS, COLUMN_WIDTH, plain_ticks
-from benchmarks.pages import Benchmark, Claim, Results, Verdict, mib, table
-
-
-def _table(results: Results) -> str:
-    """Seconds and MiB of every subject in every case."""
-    cases = results["cases"]
-    names = dict.fromkeys(name for found in cases.values() for name in found["rows"])
-    head = ["subject", "package", "kind"]
-    for case in cases:
-        head += [f"{case}: seconds", "MiB"]
-    lines = []
-    for name in names:
-        rows = [found["rows"].get(name, {}) for found in cases.values()]
-        first = next(row for row in rows if row)
-        figures = [text for row in rows for text in _cells(row)]
-        lines.append((name, first["package"], first["kind"], *figures))
-    note = (
-        f"Threads: {results['threads']}. MiB: what the call adds to the memory of its process. "
-        "`failed`: the record says why."
-    )
-    return f"{table(head, lines)}\n{note}\n"
-
-
-def _cells(row: Results) -> tuple[str, str]:
-    if "median_s" not in row:
-        return ("failed", "") if "failed" in row else ("–", "–")
-    return f"{row['median_s']:.3g}", mib(row["memory_bytes"])
+from benchmarks.pages import Benchmark, Claim, Results, Verdict
+from benchmarks.peers.report import paper_table, peers_table
 
 
 def _figure(results: Results) -> Figure | None:
@@ -113,37 +88,6 @@ def _headline(results: Results) -> str:
     return "; ".join(words)
 
 
-def _paper_table(results: Results) -> str:
-    """What each baseline takes over each form of DrMAD, at each momentum."""
-    rows = [
-        (momentum, baseline, row)
-        for momentum, found in results["momenta"].items()
-        for baseline, row in found["factors"].items()
-    ]
-    forms = list(dict.fromkeys(form for *_, row in rows for form in row))
-    lines = [
-        (m, b, *(_pair(row[form]) if form in row else "–" for form in forms)) for m, b, row in rows
-    ]
-    note = "Time and memory of the baseline over those of each form; bold: both in the same style."
-    return f"{table(('momentum', 'baseline', *forms), lines)}\n{note}{_kept(results)}\n"
-
-
-def _pair(each: Results) -> str:
-    text = f"{each['time']:.3g}, {each['memory']:.3g}"
-    return f"**{text}**" if each["same style"] else text
-
-
-def _kept(results: Results) -> str:
-    """What the reversals remember, over DrMAD's two vectors of weights."""
-    found = [
-        f"{name} {ratio['float32']:.3g} times as much (momentum {momentum})"
-        for momentum, each in results["momenta"].items()
-        for name, ratio in each.get("kept for the way back", {}).get("over DrMAD", {}).items()
-    ]
-    beside = "Kept for the way back, beside the two vectors of weights that DrMAD keeps in float32"
-    return f" {beside}: {'; '.join(found)}." if found else ""
-
-
 def _paper(results: Results) -> Verdict:
     """All pairs of a reversal and a form of DrMAD in the same style, at all momenta."""
     pairs = [
@@ -162,7 +106,7 @@ _EXACT = "peers_exact"
 BENCHMARK = Benchmark(
     "peers",
     needs="installs PyTorch into an environment of its own",
-    table=_table,
+    table=peers_table,
     figure=_figure,
     claims=(
         Claim(
@@ -181,7 +125,7 @@ BENCHMARK = Benchmark(
 PAPER_CLAIM = Benchmark(
     "paper_claim",
     needs="in the environment of the peers",
-    table=_paper_table,
+    table=paper_table,
     claims=(
         Claim(
             "DrMAD is 45 times faster and 100 times smaller than exact reversal (the paper)", _paper

@@ -1,8 +1,8 @@
-"""What the rows say: ratios within a case, and a table in markdown."""
+"""What the rows say: ratios within a case, and the tables of the page."""
 
 from typing import Any
 
-from benchmarks.pages import mib, table
+from benchmarks.pages import Results, mib, table
 from benchmarks.peers.subject import SUBJECTS
 
 Rows = dict[str, dict[str, Any]]
@@ -36,34 +36,58 @@ def _over(peer: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def to_markdown(case: str, rows: Rows) -> str:
-    """A table of one case under its name."""
-    head = (
-        "subject", "package", "kind", "seconds", "min – max", "n", "first call, s",
-        "memory, MiB", "cosine", "relative error",
-    )  # fmt: skip
-    return f"### {case}\n\n{table(head, (_cells(name, row) for name, row in rows.items()))}"
-
-
-def _cells(name: str, row: dict[str, Any]) -> list[str]:
-    start = [name, row["package"], row["kind"]]
-    if "failed" in row:
-        return [*start, row["failed"].replace("|", "/"), *[""] * 6]
-    shown = zip((".4f", ".1e"), ("cosine", "relative_error"), strict=True)
-    return [
-        *start, f"{row['median_s']:.3f}", f"{row['min_s']:.3f} – {row['max_s']:.3f}",
-        str(row["n"]), f"{row['first_call_s']:.1f}", mib(row["memory_bytes"]),
-        *(format(row[key], form) if row.get(key) is not None else "–" for form, key in shown),
-    ]  # fmt: skip
-
-
-def claims_to_text(found: dict[str, Any]) -> str:
-    """The claims of one case, a line each."""
+def peers_table(results: Results) -> str:
+    """Seconds and MiB of every subject in every case."""
+    cases = results["cases"]
+    names = dict.fromkeys(name for found in cases.values() for name in found["rows"])
+    head = ["subject", "package", "kind"]
+    for case in cases:
+        head += [f"{case}: seconds", "MiB"]
     lines = []
-    for title, peer in found.items():
-        lines.append(f"- {title}: {peer['name']}. It takes, over ours:")
-        for name, ratio in peer["over ours"].items():
-            lines.append(
-                f"    - {name}: {ratio['time']:.3g} x time, {ratio['memory']:.3g} x memory"
-            )
-    return "\n".join(lines) + "\n"
+    for name in names:
+        rows = [found["rows"].get(name, {}) for found in cases.values()]
+        first = next(row for row in rows if row)
+        figures = [text for row in rows for text in _cells(row)]
+        lines.append((name, first["package"], first["kind"], *figures))
+    note = (
+        f"Threads: {results['threads']}. MiB: what the call adds to the memory of its process. "
+        "`failed`: the record says why."
+    )
+    return f"{table(head, lines)}\n{note}\n"
+
+
+def _cells(row: Results) -> tuple[str, str]:
+    if "median_s" not in row:
+        return ("failed", "") if "failed" in row else ("–", "–")
+    return f"{row['median_s']:.3g}", mib(row["memory_bytes"])
+
+
+def paper_table(results: Results) -> str:
+    """What each baseline takes over each form of DrMAD, at each momentum."""
+    rows = [
+        (momentum, baseline, row)
+        for momentum, found in results["momenta"].items()
+        for baseline, row in found["factors"].items()
+    ]
+    forms = list(dict.fromkeys(form for *_, row in rows for form in row))
+    lines = [
+        (m, b, *(_pair(row[form]) if form in row else "–" for form in forms)) for m, b, row in rows
+    ]
+    note = "Time and memory of the baseline over those of each form; bold: both in the same style."
+    return f"{table(('momentum', 'baseline', *forms), lines)}\n{note}{_kept(results)}\n"
+
+
+def _pair(each: Results) -> str:
+    text = f"{each['time']:.3g}, {each['memory']:.3g}"
+    return f"**{text}**" if each["same style"] else text
+
+
+def _kept(results: Results) -> str:
+    """What the reversals remember, over DrMAD's two vectors of weights."""
+    found = [
+        f"{name} {ratio['float32']:.3g} times as much (momentum {momentum})"
+        for momentum, each in results["momenta"].items()
+        for name, ratio in each.get("kept for the way back", {}).get("over DrMAD", {}).items()
+    ]
+    beside = "Kept for the way back, beside the two vectors of weights that DrMAD keeps in float32"
+    return f" {beside}: {'; '.join(found)}." if found else ""

@@ -82,7 +82,7 @@ def serve(connection: Connection, subject: Subject, case: Case, cores: list[int]
 def _prepare(subject: Subject, case: Case, threads: int) -> tuple[Prepared, Readiness]:
     form = subject.load()
     if subject.uses_torch:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)

@@ -52,7 +52,7 @@ def runs(config: Any, task: Any) -> dict[str, Callable]:
         return jax.vmap(on, (0, None))(hparams, task.sample(keys[0], data))
 
     def one_after_another(hparams, keys, data):
-        return jax.lax.map(lambda each: single(*each, data), (hparams, keys))
+        return jax.lax.map(lambda each: single(each[0], each[1], data), (hparams, keys))
 
     over = PartitionSpec("members")
     by_device = jax.shard_map(

@@ -147,8 +147,8 @@ def learning_rates(num_blocks: int = 20) -> StudyProblem:
     num_steps = 2000
 
     def optimizer(h):
-        rates = jnp.exp(h["log_lr"])
-        return optax.sgd(dj.per_block(rates, num_steps), momentum=0.95)
+        schedule: Any = dj.per_block(jnp.exp(h["log_lr"]), num_steps)
+        return optax.sgd(schedule, momentum=0.95)
 
     return mlp(optimizer, log_lr=jnp.full(num_blocks, jnp.log(0.0025)))
 

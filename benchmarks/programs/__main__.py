@@ -96,7 +96,7 @@ def main() -> None:
     results = {}
     for cell in asked.cells:
         print(cell, flush=True)
-        results[cell] = run_cell(cell, asked.methods or METHODS, asked.rounds)
+        results[cell] = run_cell(cell, list(asked.methods or METHODS), asked.rounds)
     print(write_record(asked.name, {"batch size": BATCH_SIZE, "cells": results}))
 
 
