@@ -9,25 +9,9 @@ at the end. `render` alone renders.
 import subprocess
 import sys
 import time
-from typing import NamedTuple
 
 from benchmarks import records, render
 from benchmarks.pages import Benchmark
-
-
-class Outcome(NamedTuple):
-    """How a benchmark ended."""
-
-    name: str
-    status: int
-    seconds: float
-
-
-def run(name: str) -> Outcome:
-    """Runs one benchmark, its output going where ours goes."""
-    start = time.monotonic()
-    status = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode
-    return Outcome(name, status, time.monotonic() - start)
 
 
 def describe(benchmark: Benchmark) -> str:
@@ -45,15 +29,17 @@ def main(names: list[str]) -> int:
         print(f"unknown: {', '.join(unknown)}; choose from {choices}", file=sys.stderr)
         return 2
     chosen = [b for b in render.BENCHMARKS if b.name in names or not names]
-    outcomes = []
+    ended = {}
     for number, benchmark in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {describe(benchmark)}", flush=True)
-        outcomes.append(run(benchmark.name))
+        start = time.monotonic()
+        status = subprocess.run([sys.executable, "-m", f"benchmarks.{benchmark.name}"]).returncode
+        ended[benchmark.name] = status, (time.monotonic() - start) / 60
     render.main()
-    for name, status, seconds in outcomes:
-        ended = "done" if status == 0 else f"FAILED with exit status {status}"
-        print(f"{name:20s} {seconds / 60:6.1f} min  {ended}")
-    return int(any(outcome.status for outcome in outcomes))
+    for name, (status, minutes) in ended.items():
+        how = "done" if status == 0 else f"FAILED with exit status {status}"
+        print(f"{name:20s} {minutes:6.1f} min  {how}")
+    return int(any(status for status, _ in ended.values()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Puts the records of `benchmarks.literature` into docs/experiments.md.
-
-python -m benchmarks.gallery
-"""
+"""Puts the records of `benchmarks.literature` into docs/experiments.md."""
 
 from benchmarks.render import EXPERIMENTS, render
 

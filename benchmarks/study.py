@@ -1,7 +1,4 @@
-"""Puts the records of `benchmarks.accuracy` into docs/study.md, and draws its figures.
-
-python -m benchmarks.study
-"""
+"""Puts the records of `benchmarks.accuracy` into docs/study.md, and draws its figures."""
 
 from benchmarks.render import render_study
 

@@ -10,7 +10,6 @@ alone. Two checkouts of the package are compared by a record R of each.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 
@@ -55,21 +54,16 @@ GRID = (
 )
 
 
-def functions(cell: Cell, subject: Subject) -> tuple[dict[str, Callable], dict[str, str]]:
-    """What a cell runs, by name, and what it leaves out, by reason."""
+def run_cell(cell: Cell, subject: Subject, rounds: int) -> dict:
+    """Compiles and times one cell, and says what it leaves out, and why."""
     left_out = {name: "to save time" for name in lineup.COST if name not in cell.labels}
     if cell.optimizer != "momentum" or "model_state" in subject.given:
         left_out[lineup.REVERSIBLE] = "takes reversible_sgd alone, and no model state"
     names = lineup.PLAIN, lineup.LIBRARY, *cell.labels
     run = lambda name: lineup.run(name, subject.problem, cell.optimizer, cell.num_steps)
-    return {name: run(name) for name in names}, left_out
-
-
-def run_cell(cell: Cell, subject: Subject, rounds: int) -> dict:
-    """Compiles and times one cell."""
-    made, left_out = functions(cell, subject)
     batches = dj.minibatches(subject.data, cell.batch_size, jax.random.key(1))
-    programs = compile_all(made, subject.given, batches, subject.outer_batch)
+    given = subject.given, batches, subject.outer_batch
+    programs = compile_all({name: run(name) for name in names}, *given)
     for name, program in list(programs.items()):
         if program.temporary_bytes > MEMORY_LIMIT:
             left_out[name] = f"asks for {program.temporary_bytes / 2**30:.1f} GiB"

@@ -82,18 +82,18 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if len([p for p in points if p.get("temporary_bytes")]) >= 2
     }
     found["growth with weights"] = {
-        label: _slope(points) for label, points in found["by number of weights"].items()
+        label: _slope([p for p in points if p.get("temporary_bytes")][-2:])
+        for label, points in found["by number of weights"].items()
     }
     return found
 
 
-def _slope(points: list[dict[str, Any]]) -> float | None:
+def _slope(largest: list[dict[str, Any]]) -> float | None:
     """Bytes for each further weight, between the two largest sizes."""
-    sized = [(p["weights"], p["temporary_bytes"]) for p in points if p.get("temporary_bytes")]
-    if len(sized) < 2:
+    if len(largest) < 2:
         return None
-    (a, b), (c, d) = sized[-2:]
-    return round((d - b) / (c - a), 2)
+    difference = lambda key: largest[1][key] - largest[0][key]
+    return round(difference("temporary_bytes") / difference("weights"), 2)
 
 
 def main() -> None:

@@ -40,9 +40,8 @@ def runs(config: Any, task: Any) -> dict[str, Callable]:
     compute = dj.hypergradient(task.problem, num_steps=config.inner.num_steps, method=method)
 
     def on(hparams: PyTree, inputs: Any) -> tuple[Array, PyTree]:
-        out = compute(
-            hparams, inputs.params, inputs.inner_batches, inputs.outer_batch, key=inputs.key
-        )
+        given = inputs.params, inputs.inner_batches, inputs.outer_batch
+        out = compute(hparams, *given, key=inputs.key)
         return out.value, out.grad
 
     def single(hparams, key, data):
@@ -82,13 +81,11 @@ def loops(single: Program, population: Program) -> dict[str, Callable]:
     hparams, keys, data = population.arguments
     each = [jax.tree.map(lambda x, i=i: x[i], (hparams, keys)) for i in range(CLAIMED)]
 
-    def loop():
-        return [single.compiled(*member, data) for member in each]
-
-    def waiting():
-        return [jax.block_until_ready(single.compiled(*member, data)) for member in each]
-
-    return {LOOP: loop, WAITING: waiting}
+    call = lambda member: single.compiled(*member, data)
+    return {
+        LOOP: lambda: [call(member) for member in each],
+        WAITING: lambda: [jax.block_until_ready(call(member)) for member in each],
+    }
 
 
 def profile(config: Any, task: Any, data: PyTree) -> dict[str, dict[str, float]]:
