@@ -6,12 +6,12 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="needs the repository's root on the path")
 
+from benchmarks import lineup, render
 from benchmarks.cost.__main__ import GRID
 from benchmarks.peers import ours
 from benchmarks.programs.__main__ import METHODS
 
 import drmad_jax as dj
-from benchmarks import lineup, render
 
 NAMES = {
     *lineup.COST, *lineup.FURTHER, *lineup.STUDY, *lineup.LEARNING_RATES, *lineup.PATHS,

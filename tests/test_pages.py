@@ -7,9 +7,8 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="needs the repository's root on the path")
 
-from benchmarks.pages import fill
-
 from benchmarks import records, render
+from benchmarks.pages import fill
 
 PATHS = sorted(records.RECORDS.glob("*.json"))
 # Made by hand, or by tests of their own.
@@ -58,3 +57,17 @@ def test_record_without_a_field_is_incomplete(field):
     place = record["hardware"] if field in records.HARDWARE else record
     del place[field]
     assert field in records.missing(record)
+
+
+def test_record_that_is_written_is_complete(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
+    monkeypatch.setattr(records, "_COMMIT", {"commit": "0" * 40, "dirty": False})
+    record = json.loads(records.write_record("made", {"x": 1}).read_text())
+    assert records.missing(record) == []
+    assert record["results"] == {"x": 1}
+
+
+def test_checkout_is_known():
+    found = records._commit()
+    assert set(found) == {"commit", "dirty"}
+    assert found["commit"] is None or len(found["commit"]) == 40
