@@ -137,7 +137,7 @@ def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
     if not any("failed" in rows[name] for name in (EXACT, *ORIGINAL)):
         estimate = at_paper_length(rows, num_steps, case.num_weights)
         results[f"estimated at T = {PAPER_STEPS}"] = estimate
-    shown = paper_table({"momenta": {momentum: results}})
+    shown = paper_table({"momenta": {str(momentum): results}})
     print(f"\n{shown}\n{json.dumps(results, indent=1)}", flush=True)
     return {"rows": rows, **results}
 
