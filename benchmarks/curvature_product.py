@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 
 import drmad_jax as dj
-from benchmarks import mnist_mlp
-from benchmarks.harness import measure, ratios, write_record
+from benchmarks.pages import Benchmark, Claim, Results, Verdict
+from benchmarks.problems import mlp
+from benchmarks.records import write_record
+from benchmarks.timing import measure, ratios
 
 PRODUCTS = 200
+HESSIAN, GAUSS_NEWTON = "forward over reverse (library, hessian)", "library, gauss_newton"
 
 
 def forms(problem):
@@ -37,8 +40,8 @@ def forms(problem):
     return {
         "reverse over reverse": reverse_over_reverse,
         "reverse over forward": reverse_over_forward,
-        "forward over reverse (library, hessian)": library("hessian"),
-        "library, gauss_newton": library("gauss_newton"),
+        HESSIAN: library("hessian"),
+        GAUSS_NEWTON: library("gauss_newton"),
     }
 
 
@@ -57,8 +60,8 @@ def chain_of_products(product, batches):
 
 
 def main() -> None:
-    problem = mnist_mlp.problem()
-    hparams, params, data, _ = mnist_mlp.arguments()
+    problem = mlp.problem()
+    hparams, params, data, _ = mlp.arguments()
     gradient = lambda w, h, batch, v: (jax.grad(problem.inner_loss)(v, h, batch), h)
     results = {}
     for batch_size in (50, 500):
@@ -79,6 +82,21 @@ def main() -> None:
 def _dot(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
+
+def _at_most_two(results: Results) -> Verdict:
+    figures, medians = [], []
+    for batch, row in results.items():
+        for short, name in (("Gauss-Newton", GAUSS_NEWTON), ("Hessian", HESSIAN)):
+            if batch != "products":
+                medians.append(row["over a gradient"][name]["median"])
+                figures.append(f"{batch}: {short} {medians[-1]:.2f}")
+    return Verdict("; ".join(figures), max(medians) <= 2)
+
+
+BENCHMARK = Benchmark(
+    "curvature_product",
+    claims=(Claim("A curvature product costs at most two gradients", _at_most_two),),
+)
 
 if __name__ == "__main__":
     main()

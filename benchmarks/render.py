@@ -1,95 +1,128 @@
-"""Puts the committed records into benchmarks/README.md and README.md, and draws their figures.
+"""The list of all benchmarks, and the pages that their committed records fill.
 
     python -m benchmarks render
 
 Nothing is measured here. A record that is missing is named on the page and on standard error.
 """
 
-import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from benchmarks import curvature_product, first_result, looks, records, reversible_memory
+from benchmarks.accuracy import page as study
+from benchmarks.breakdown import page as breakdown
+from benchmarks.cost import page as cost
+from benchmarks.literature import page as literature
+from benchmarks.memory import page as memory
+from benchmarks.pages import Benchmark, claims_table, fill, records_table, table
+from benchmarks.peers import page as peers
+from benchmarks.population import page as population
+from benchmarks.programs import page as programs
 
-from benchmarks import measured, record_files, tables
-from benchmarks.plots import FIGURES
-from drmad_jax.experiments.plots import STYLE
+# In the order of the page and of a run of all.
+BENCHMARKS = (
+    cost.BENCHMARK,
+    breakdown.BENCHMARK,
+    programs.BENCHMARK,
+    first_result.BENCHMARK,
+    memory.BENCHMARK,
+    population.BENCHMARK,
+    peers.BENCHMARK,
+    peers.PAPER_CLAIM,
+    curvature_product.BENCHMARK,
+    reversible_memory.BENCHMARK,
+    study.BENCHMARK,
+    literature.BENCHMARK,
+    Benchmark("gallery", needs="fills docs/experiments.md from records of literature"),
+    Benchmark("study", needs="fills docs/study.md from records of accuracy"),
+)
+BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+HEADLINES = ("cost", "memory", "peers", "reversible_memory", "first_result")
 
-PAGE = Path(__file__).with_name("README.md")
-README = PAGE.parents[1] / "README.md"
-FOLDER = Path(__file__).with_name("figures")
-DPI = 200
-_ACCELERATORS = "accelerators"
+ROOT = Path(__file__).parents[1]
+PAGE, README = ROOT / "benchmarks" / "README.md", ROOT / "README.md"
+STUDY, EXPERIMENTS = ROOT / "docs" / "study.md", ROOT / "docs" / "experiments.md"
+Kinds = dict[str, Callable[[str], str]]
 
 
-def section(name: str, backend: str, records: dict[str, dict]) -> str:
+def section(benchmark: Benchmark, backend: str) -> str:
     """One record's figure and table, or which command would make it."""
-    if name not in records:
-        text = f"No record `{name}-{backend}`: run `{record_files.COMMANDS[name]}`."
+    name, record = benchmark.name, records.load(benchmark.name, backend)
+    if record is None or benchmark.table is None:
+        text = f"No record `{name}-{backend}`: run `{benchmark.command}`."
         print(f"render: {text}", file=sys.stderr)
         return f"**{text}**\n"
-    results = records[name]["results"]
-    picture = draw(name, backend, results)
-    shown = "" if picture is None else f"![{name}]({picture.relative_to(PAGE.parent)})\n\n"
-    return shown + tables.TABLES[name](results)
+    shown = benchmark.table(record["results"])
+    suffix = "" if backend == records.MAIN_BACKEND else f"-{backend}"
+    path = PAGE.parent / "figures" / f"{name}{suffix}.png"
+    draw = benchmark.figure
+    if draw is not None and looks.save(lambda: draw(record["results"]), path):
+        shown = f"![{name}]({path.relative_to(PAGE.parent)})\n\n{shown}"
+    return shown
 
 
-def draw(name: str, backend: str, results: dict) -> Path | None:
-    """Draws a record's figure, if it has one."""
-    if name not in FIGURES:
-        return None
-    with matplotlib.rc_context(STYLE):
-        figure = FIGURES[name](results)
-    if figure is None:
-        return None
-    FOLDER.mkdir(exist_ok=True)
-    suffix = "" if backend == record_files.MAIN_BACKEND else f"-{backend}"
-    path = FOLDER / f"{name}{suffix}.png"
-    FigureCanvasAgg(figure).print_figure(path, dpi=DPI)
-    print(path)
-    return path
-
-
-def accelerators() -> str:
+def accelerators(_: str) -> str:
     """All that was recorded on other backends, one after another."""
     pieces = []
-    for backend in record_files.backends()[1:]:
-        records = record_files.load_all(backend)
-        known = [name for name in tables.TABLES if name in records]
-        pieces += [f"### {backend}\n", tables.claims(records, only_recorded=True)]
-        pieces += [f"#### {name}\n\n{section(name, backend, records)}" for name in known]
-        pieces.append(tables.records(records))
+    for backend in records.accelerators():
+        pieces += [f"### {backend}\n", claims_table(BENCHMARKS, backend, only_recorded=True)]
+        pieces += [
+            f"#### {benchmark.name}\n\n{section(benchmark, backend)}"
+            for benchmark in BENCHMARKS
+            if benchmark.table and records.load(benchmark.name, backend)
+        ]
+        pieces.append(records_table(BENCHMARKS, backend))
     return "\n".join(pieces) or "No records of an accelerator yet.\n"
 
 
-def fill(text: str) -> str:
-    """The page with everything between markers made anew."""
-    main = record_files.load_all(record_files.MAIN_BACKEND)
-
-    def made(match: re.Match) -> str:
-        name = match["name"]
-        if name in ("claims", "records"):
-            body = getattr(tables, name)(main)
-        elif name == _ACCELERATORS:
-            body = accelerators()
-        else:
-            body = section(name, record_files.MAIN_BACKEND, main)
-        return f"<!-- {name} -->\n{body}<!-- end -->"
-
-    return re.sub(r"<!-- (?P<name>\w+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+def headlines(_: str) -> str:
+    """README.md's table: what was measured, and the command that measures it again."""
+    lines = []
+    for name in HEADLINES:
+        record, said = records.load(name), BY_NAME[name].headline
+        if record is not None and said is not None:
+            lines.append((said[0], said[1](record["results"]), f"`{BY_NAME[name].command}`"))
+    return table(("what", "figure", "command"), [*lines, study.headline()])
 
 
-def fill_readme(text: str) -> str:
-    """The package's README with its measured figures made anew."""
-    body = f"<!-- measured -->\n{measured.readme()}<!-- end -->"
-    return re.sub(r"<!-- measured -->\n.*?<!-- end -->", lambda _: body, text, flags=re.DOTALL)
+def page_kinds() -> Kinds:
+    """The marked parts of benchmarks/README.md."""
+    main = records.MAIN_BACKEND
+    shown = [benchmark for benchmark in BENCHMARKS if benchmark.table is not None]
+    return {
+        "claims": lambda _: claims_table(BENCHMARKS, main),
+        "records": lambda _: records_table(BENCHMARKS, main),
+        "accelerators": accelerators,
+        **{each.name: lambda _, each=each: section(each, main) for each in shown},
+    }
+
+
+PAGES: dict[Path, Callable[[], Kinds]] = {
+    PAGE: page_kinds,
+    README: lambda: {"measured": headlines},
+    STUDY: lambda: study.TABLES,
+    EXPERIMENTS: lambda: literature.KINDS,
+}
+
+
+def render(page: Path) -> None:
+    """Fills one page."""
+    page.write_text(fill(page.read_text(), PAGES[page]()))
+    print(page)
+
+
+def render_study() -> None:
+    """Fills docs/study.md and draws its figures."""
+    for name, draw in study.FIGURES.items():
+        looks.save(draw, STUDY.parent / "figures" / f"{name}.png", bbox_inches="tight")
+    render(STUDY)
 
 
 def main() -> None:
-    PAGE.write_text(fill(PAGE.read_text()))
-    README.write_text(fill_readme(README.read_text()))
-    print(PAGE, README, sep="\n")
+    for page in (PAGE, README, EXPERIMENTS):
+        render(page)
+    render_study()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ the MNIST MLP at T = 1000 (45,360 weights, batch 50, float32), as XLA reports it
 call, medians of calls in turn.
 """
 
-import functools
 import math
 
 import jax
@@ -16,20 +15,17 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 import drmad_jax as dj
-from benchmarks import mnist_mlp
-from benchmarks.harness import measure, ratios, temporary_bytes, write_record
+from benchmarks import lineup
+from benchmarks.pages import Benchmark, Claim, Results, Verdict
+from benchmarks.problems import mlp
+from benchmarks.records import write_record
+from benchmarks.timing import compile_all, measure, ratios
 from drmad_jax.fixed_point.buffer import empty_buffer, multiply, to_ratio
 from drmad_jax.fixed_point.numbers import Fixed
-from drmad_jax.fixed_point.sgd import reversible_sgd
-from drmad_jax.methods.reversible import reversible
 
 BUFFER_STEPS = 20_000
 NUM_STEPS = 1000
-METHODS = {
-    "reversible": reversible(),
-    "stored": dj.stored(),
-    "checkpointed": dj.checkpointed(),
-}
+BITS, THEORY = "bits per weight and step", "log2(1/momentum)"
 
 
 def bits_per_step(momentum):
@@ -37,52 +33,73 @@ def bits_per_step(momentum):
     ratio, _ = to_ratio(jnp.float32(momentum))
     number = Fixed(*jax.random.bits(jax.random.key(0), (2, 100)))
     buffer = empty_buffer((100,), BUFFER_STEPS)
-    step = lambda _, carry: multiply(*carry, ratio)
+    step = lambda _, carry: multiply(carry[0], carry[1], ratio)
     _, buffer = jax.jit(lambda carry: jax.lax.fori_loop(0, BUFFER_STEPS, step, carry))(
         (number, buffer)
     )
     return (16 * int(buffer.height) + int(buffer.level) / 2**20) / BUFFER_STEPS
 
 
-def mnist_calls():
-    """Method to a compiled hypergradient of the MNIST MLP and its arguments."""
-    problem = mnist_mlp.problem(reversible_sgd(0.0025, 0.95))
-    hparams, params, data, outer_batch = mnist_mlp.arguments()
+def programs():
+    """Compiled hypergradients of the MNIST MLP, all under the rule in fixed point."""
+    problem = mlp.problem(lineup.OPTIMIZERS["reversible momentum"])
 
-    def call(method, hparams, params, data, outer_batch):
+    def hypergradient(name):
+        method = lineup.method(name, NUM_STEPS)
         compute = dj.hypergradient(problem, num_steps=NUM_STEPS, method=method)
-        return compute(hparams, params, dj.minibatches(data, 50, jax.random.key(1)), outer_batch)
 
-    given = hparams, params, data, outer_batch
-    return {
-        name: (jax.jit(functools.partial(call, method)).lower(*given).compile(), given)
-        for name, method in METHODS.items()
-    }
+        def call(hparams, params, data, outer_batch):
+            batches = dj.minibatches(data, 50, jax.random.key(1))
+            return compute(hparams, params, batches, outer_batch)
+
+        return call
+
+    names = lineup.REVERSIBLE, lineup.STORED, lineup.CHECKPOINTED
+    return compile_all({name: hypergradient(name) for name in names}, *mlp.arguments())
 
 
 def main() -> None:
     results: dict = {"steps of the buffer": BUFFER_STEPS, "steps of the MLP": NUM_STEPS}
-    results["bits per weight and step"] = {
+    results[BITS] = {
         momentum: {
             "measured": round(bits_per_step(momentum), 5),
-            "log2(1/momentum)": round(math.log2(1 / momentum), 5),
+            THEORY: round(math.log2(1 / momentum), 5),
         }
         for momentum in (0.5, 0.9, 0.98)
     }
-    calls = mnist_calls()
-    results["temporary bytes"] = {name: temporary_bytes(call) for name, (call, _) in calls.items()}
-    outs = {name: call(*given) for name, (call, given) in calls.items()}
-    results["reversed to the bit"] = bool(outs["reversible"].info.finite)
-    exact, _ = ravel_pytree(outs["stored"].grad)
-    error = jnp.linalg.norm(ravel_pytree(outs["reversible"].grad)[0] - exact)
+    made = programs()
+    results["temporary bytes"] = {name: made[name].temporary_bytes for name in made}
+    outs = {name: program() for name, program in made.items()}
+    results["reversed to the bit"] = bool(outs[lineup.REVERSIBLE].info.finite)
+    flat = {name: ravel_pytree(out.grad)[0] for name, out in outs.items()}
+    exact = flat[lineup.STORED]
+    error = jnp.linalg.norm(flat[lineup.REVERSIBLE] - exact)
     results["distance from stored"] = float(error / jnp.linalg.norm(exact))
-    times = measure(
-        {name: functools.partial(call, *given) for name, (call, given) in calls.items()}, repeats=5
-    )
-    results["seconds"], results["over stored"] = times, ratios(times, "stored")
+    times = measure(made, repeats=5)
+    results["seconds"], results["over stored"] = times, ratios(times, lineup.STORED)
     print(results)
     print(write_record("reversible_memory", results))
 
+
+def _near_theory(results: Results) -> Verdict:
+    rows = results[BITS]
+    over = {g: row["measured"] / row[THEORY] for g, row in rows.items()}
+    figure = "; ".join(f"γ = {g}: {rows[g]['measured']:.5f}, {over[g] - 1:+.2%}" for g in rows)
+    return Verdict(figure, max(over.values()) <= 1.01)
+
+
+def _headline(results: Results) -> str:
+    row = results[BITS]["0.9"]
+    return f"{row['measured']:.5f} (theory {row[THEORY]:.5f})"
+
+
+BENCHMARK = Benchmark(
+    "reversible_memory",
+    claims=(
+        Claim("`reversible` keeps log₂(1/γ) bits per weight and step, within 1%", _near_theory),
+    ),
+    headline=("`reversible`: bits per weight and step at γ = .9", _headline),
+)
 
 if __name__ == "__main__":
     main()

@@ -4,116 +4,90 @@ import argparse
 import json
 import math
 import sys
-import time
 from typing import Any
 
-from benchmarks.harness import write_record
 from benchmarks.peers.case import make_case
-from benchmarks.peers.driver import add_options, measure_with_bar, plan
-from benchmarks.peers.measure import Plan
-from benchmarks.peers.report import to_markdown
+from benchmarks.peers.measure import Plan, add_options, measure_case, plan
+from benchmarks.peers.report import paper_table
 from benchmarks.peers.subject import Kind, Subject
+from benchmarks.records import write_record
 
 MOMENTA = (0.1, 0.95)
 # Step size in the paper's convention, w ← w + α v with v ← γ v − (1−γ) g.
 ALPHA = 0.05
 CLAIM = {"time": 45, "memory": 100}
 PAPER_STEPS = 2000
-REFERENCE = "checkpointed()"
 
-EXACT = "original, exact reversal"
-BASELINES = (EXACT, "reversible()", "checkpointed()")
+EXACT, REVERSIBLE, REFERENCE = "original, exact reversal", "reversible()", "checkpointed()"
+BASELINES = (EXACT, REVERSIBLE, REFERENCE)
 ORIGINAL = ("original, DrMAD, T/10 steps", "original, DrMAD, T steps")
 COMPILED = ("published_drmad, T/10 steps", "published_drmad, T steps", "drmad()")
 TRAINING = {"NumPy": "original, plain training", "drmad_jax": "plain training"}
+Rows = dict[str, dict[str, Any]]
 
 
 def subjects() -> list[Subject]:
     """Baselines, forms of DrMAD, and training alone."""
+    kinds: dict[Kind, tuple[str, ...]] = {
+        "exact": BASELINES,
+        "approximate": ORIGINAL + COMPILED,
+        "training": tuple(TRAINING.values()),
+    }
+    module = lambda name: ("NumPy", "original") if "original" in name else ("drmad_jax", "ours")
 
     def make(name: str, kind: Kind) -> Subject:
-        package, module = ("NumPy", "original") if "original" in name else ("drmad_jax", "ours")
-        return Subject(name, package, kind, f"benchmarks.peers.{module}")
+        package, where = module(name)
+        return Subject(name, package, kind, where)
 
-    return (
-        [make(name, "exact") for name in BASELINES]
-        + [make(name, "approximate") for name in ORIGINAL + COMPILED]
-        + [make(name, "training") for name in TRAINING.values()]
-    )
+    return [make(name, kind) for kind, names in kinds.items() for name in names]
 
 
-def factors(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def factors(rows: Rows) -> dict[str, dict[str, Any]]:
     """How many times more each baseline takes than each form of DrMAD.
 
-    Args:
-        rows: Name to row of one momentum.
-
-    Returns:
-        Baseline, then form, to factors: of the time of the whole hypergradient, of the way back
-        alone (training taken off), of the memory that the call needs; and whether both run in the
-        same style, eager or compiled.
+    Of the time of the whole hypergradient, of the way back alone (training taken off), of the
+    memory that the call needs; and whether both run in the same style, eager or compiled.
     """
-    found = {}
-    for baseline in BASELINES:
-        forms = [name for name in ORIGINAL + COMPILED if "failed" not in rows[name]]
-        if "failed" not in rows[baseline]:
-            found[baseline] = {form: _factor(rows, baseline, form) for form in forms}
-    return found
+    run = {name: row for name, row in rows.items() if "failed" not in row}
+    forms = [name for name in ORIGINAL + COMPILED if name in run]
+    way_back = lambda row: row["median_s"] - rows[TRAINING[row["package"]]]["median_s"]
 
+    def factor(exact: dict[str, Any], cheap: dict[str, Any]) -> dict[str, Any]:
+        over = lambda key: round(exact[key] / cheap[key], 2)
+        back = way_back(cheap)
+        return {
+            "same style": exact["package"] == cheap["package"],
+            "time": over("median_s"),
+            "processor time": over("processor_s"),
+            "way back": round(way_back(exact) / back, 2) if back > 0 else None,
+            "memory": over("memory_bytes"),
+        }
 
-def _factor(rows: dict[str, dict[str, Any]], baseline: str, form: str) -> dict[str, Any]:
-    exact, cheap = rows[baseline], rows[form]
-    back = {name: _way_back(rows, name) for name in (baseline, form)}
     return {
-        "same style": exact["package"] == cheap["package"],
-        "time": round(exact["median_s"] / cheap["median_s"], 2),
-        "processor time": round(exact["processor_s"] / cheap["processor_s"], 2),
-        "way back": round(back[baseline] / back[form], 2) if back[form] > 0 else None,
-        "memory": round(exact["memory_bytes"] / cheap["memory_bytes"], 2),
+        baseline: {form: factor(run[baseline], run[form]) for form in forms}
+        for baseline in BASELINES
+        if baseline in run
     }
 
 
-def _way_back(rows: dict[str, dict[str, Any]], name: str) -> float:
-    row = rows[name]
-    return row["median_s"] - rows[TRAINING[row["package"]]]["median_s"]
-
-
-def buffers(rows: dict[str, dict[str, Any]], weights: int) -> dict[str, Any]:
+def buffers(rows: Rows, weights: int) -> dict[str, Any]:
     """What the reversals keep for the way back, beside DrMAD's two vectors of weights."""
-    exact = rows[EXACT], rows["reversible()"]
     kept = {"original DrMAD": 2 * 8 * weights, "published_drmad": 2 * 4 * weights}
-    names = (EXACT, "reversible()")
-    for name, row in zip(names, exact, strict=True):
-        if "buffer_bytes" in row:
-            kept[name] = row["buffer_bytes"]
-    reversals = {name: kept[name] for name in names if name in kept}
+    held = {name: rows[name].get("buffer_bytes") for name in (EXACT, REVERSIBLE)}
+    reversals = {name: count for name, count in held.items() if count is not None}
+    wide, narrow = kept["original DrMAD"], kept["published_drmad"]
+    over = lambda count: {"float64": round(count / wide, 2), "float32": round(count / narrow, 2)}
     return {
-        "bytes": kept,
-        "over DrMAD": {
-            name: {
-                "float64": round(bytes_ / kept["original DrMAD"], 2),
-                "float32": round(bytes_ / kept["published_drmad"], 2),
-            }
-            for name, bytes_ in reversals.items()
-        },
+        "bytes": kept | reversals,
+        "over DrMAD": {name: over(count) for name, count in reversals.items()},
     }
 
 
-def at_paper_length(
-    rows: dict[str, dict[str, Any]], num_steps: int, weights: int
-) -> dict[str, Any]:
-    """The original reversal against the original DrMAD at the paper's T, from a shorter run.
+def at_paper_length(rows: Rows, num_steps: int, weights: int) -> dict[str, Any]:
+    """The original reversal against the original DrMAD at the paper's T, from a run of `num_steps`.
 
     The reversal's integers grow with every step, and its time with them: a line in t, fitted to
     the steps of the run. All else is proportional to T.
-
-    Args:
-        rows: Name to row of one momentum.
-        num_steps: T of the run.
-        weights: Number of weights.
-
-    Returns:
-        Processor seconds, bytes kept for the way back, and the factors between them.
     """
     exact, scale = rows[EXACT], PAPER_STEPS / num_steps
     step = exact["step"]
@@ -132,26 +106,18 @@ def at_paper_length(
 
 def verdict(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Which pairs reach the claimed factors, and which pairs are fair."""
-    pairs = [
-        (f"{baseline} over {form}", factor)
+    pairs = {
+        f"{baseline} over {form}": factor
         for baseline, forms in found.items()
         for form, factor in forms.items()
-    ]
+    }
+    reach = lambda key: [name for name, each in pairs.items() if each[key] >= CLAIM[key]]
     return {
         "claimed": CLAIM,
-        "reach the time": [name for name, each in pairs if each["time"] >= CLAIM["time"]],
-        "reach the memory": [name for name, each in pairs if each["memory"] >= CLAIM["memory"]],
-        "fair": {name: each for name, each in pairs if each["same style"]},
+        "reach the time": reach("time"),
+        "reach the memory": reach("memory"),
+        "fair": {name: each for name, each in pairs.items() if each["same style"]},
     }
-
-
-def options() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_claim")
-    parser.add_argument("--steps", type=int, default=500, help="T (%(default)s)")
-    parser.add_argument("--name", default="paper_claim", help="name of the record (%(default)s)")
-    add_options(parser, seconds=30, least=3)
-    return parser.parse_args()
 
 
 def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
@@ -159,36 +125,30 @@ def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
     gamma = math.ceil(momentum * 2**16) / 2**16
     case = make_case(50, num_steps, step_size=ALPHA * (1 - gamma), momentum=gamma)
     name = f"momentum {momentum}, T = {num_steps}"
-    rows = measure_with_bar(name, subjects(), case, plan, REFERENCE)
-    print("\n" + to_markdown(name, rows), flush=True)
-    weights = sum(leaf.size for layer in case.params for leaf in layer.values())
+    rows = measure_case(name, subjects(), case, plan, reference=REFERENCE)
     found = factors(rows)
-    case_results = {
-        "rows": rows,
-        "weights": weights,
+    results = {
+        "weights": case.num_weights,
         "log2(1/momentum)": round(math.log2(1 / gamma), 5),
-        "kept for the way back": buffers(rows, weights),
+        "kept for the way back": buffers(rows, case.num_weights),
         "factors": found,
         "verdict": verdict(found),
     }
     if not any("failed" in rows[name] for name in (EXACT, *ORIGINAL)):
-        estimate = at_paper_length(rows, num_steps, weights)
-        case_results[f"estimated at T = {PAPER_STEPS}"] = estimate
-    return case_results
+        estimate = at_paper_length(rows, num_steps, case.num_weights)
+        results[f"estimated at T = {PAPER_STEPS}"] = estimate
+    shown = paper_table({"momenta": {str(momentum): results}})
+    print(f"\n{shown}\n{json.dumps(results, indent=1)}", flush=True)
+    return {"rows": rows, **results}
 
 
 def main() -> None:
-    asked, start = options(), time.monotonic()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_claim")
+    parser.add_argument("--steps", type=int, default=500, help="T (%(default)s)")
+    parser.add_argument("--name", default="paper_claim", help="name of the record (%(default)s)")
+    add_options(parser, seconds=30)
+    asked = parser.parse_args()
     with plan(asked) as planned:
-        cases = {gamma: measure(asked.steps, gamma, planned) for gamma in MOMENTA}
-    for gamma, case in cases.items():
-        shown = {key: each for key, each in case.items() if key != "rows"}
-        print(f"momentum {gamma}:", json.dumps(shown, indent=1), sep="\n")
-    minutes = round((time.monotonic() - start) / 60, 1)
-    results = {
-        "threads": asked.threads,
-        "num_steps": asked.steps,
-        "minutes": minutes,
-        "momenta": cases,
-    }
+        momenta = {gamma: measure(asked.steps, gamma, planned) for gamma in MOMENTA}
+    results = {"threads": asked.threads, "num_steps": asked.steps, "momenta": momenta}
     print(write_record(asked.name, results))

@@ -2,32 +2,18 @@
 
 import argparse
 import importlib.metadata
-import time
 from typing import Any
 
-from benchmarks.harness import write_record
-from benchmarks.peers.case import label, make_case
-from benchmarks.peers.driver import add_options, measure_with_bar, plan
-from benchmarks.peers.measure import EXACT_TOLERANCE, Plan
-from benchmarks.peers.report import NOTES, claims, claims_to_text, to_markdown
+from benchmarks.peers.case import make_case
+from benchmarks.peers.measure import EXACT_TOLERANCE, Plan, add_options, measure_case, plan
+from benchmarks.peers.report import claims, peers_table
 from benchmarks.peers.subject import HEAVY, LEFT_OUT, REFERENCE, SUBJECTS, Subject
+from benchmarks.records import write_record
 
 PACKAGES = ("torch", "torchopt", "higher", "jaxopt", "optimistix", "equinox", "lineax")
 CASES = ("50x100", "50x1000", "500x1000")
 # Batch size times steps from which a case takes long.
 LARGE = 200_000
-
-
-def options() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    add = parser.add_argument
-    add("--cases", nargs="+", default=CASES, help="batch size x steps (%(default)s)")
-    add("--subjects", nargs="+", help="parts of names, packages or kinds; else all but implicit")
-    add("--outer", type=int, default=5000, help="examples of the outer batch (%(default)s)")
-    add("--name", default="peers", help="name of the record (%(default)s)")
-    add_options(parser, seconds=60, least=3)
-    return parser.parse_args()
 
 
 def chosen(parts: list[str] | None, *, large: bool) -> list[Subject]:
@@ -40,28 +26,31 @@ def chosen(parts: list[str] | None, *, large: bool) -> list[Subject]:
     return [subject for subject in SUBJECTS if subject.name == REFERENCE or asked(subject)]
 
 
-def sizes(cases: list[str]) -> list[tuple[int, int]]:
-    """Batch size and number of steps of each case."""
-    pairs = [case.split("x") for case in cases]
-    return [(int(batch_size), int(num_steps)) for batch_size, num_steps in pairs]
-
-
 def run(asked: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """All cases."""
     found = {}
-    for batch_size, num_steps in sizes(asked.cases):
+    for size in asked.cases:
+        batch_size, num_steps = map(int, size.split("x"))
         subjects = chosen(asked.subjects, large=batch_size * num_steps >= LARGE)
         case = make_case(batch_size, num_steps, num_outer=asked.outer)
-        name = label(case)
-        rows = measure_with_bar(name, subjects, case, plan, REFERENCE)
+        name = str(case)
+        rows = measure_case(name, subjects, case, plan, reference=REFERENCE)
         found[name] = {"rows": rows, "claims": claims(rows)}
-        print("\n" + to_markdown(name, rows))
-        print(claims_to_text(found[name]["claims"]), flush=True)
+        print(
+            f"\n{peers_table({'threads': asked.threads, 'cases': {name: found[name]}})}", flush=True
+        )
     return found
 
 
 def main() -> None:
-    asked, start = options(), time.monotonic()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    add = parser.add_argument
+    add("--cases", nargs="+", default=CASES, help="batch size x steps (%(default)s)")
+    add("--subjects", nargs="+", help="parts of names, packages or kinds; else all but implicit")
+    add("--outer", type=int, default=5000, help="examples of the outer batch (%(default)s)")
+    add("--name", default="peers", help="name of the record (%(default)s)")
+    add_options(parser, seconds=60)
+    asked = parser.parse_args()
     with plan(asked) as planned:
         found = run(asked, planned)
     results = {
@@ -69,9 +58,8 @@ def main() -> None:
         "outer examples": asked.outer,
         "exact within": EXACT_TOLERANCE,
         "versions of the peers": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "notes": NOTES,
+        "notes": {subject.name: subject.note for subject in SUBJECTS if subject.note},
         "left out": LEFT_OUT,
-        "minutes": round((time.monotonic() - start) / 60, 1),
         "cases": found,
     }
     print(write_record(asked.name, results))

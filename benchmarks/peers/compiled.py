@@ -8,43 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import mnist_mlp
 from benchmarks.peers.case import Case
 from benchmarks.peers.subject import Answer, Prepared
+from benchmarks.problems.mlp import inner_loss
+from benchmarks.timing import compile_all
 
 
 def prepare(case: Case, function: Callable[..., tuple[Any, Any]]) -> Prepared:
-    """Compiles a function for a case.
+    """The program of `(hparams, params, train, valid, indices, key) -> (value, gradient)`.
 
-    Args:
-        case: The problem.
-        function: `(hparams, params, train, valid, indices, key) -> (value, gradient)`, a gradient
-            of `None` for plain training.
-
-    Returns:
-        The compiled program as a subject.
+    The gradient is `None` for plain training.
     """
     arrays = case.hparams, case.params, case.train, case.valid, case.indices
-    given = *jax.tree.map(jnp.asarray, arrays), jax.random.wrap_key_data(case.key)
-    program = jax.jit(function).lower(*given).compile()
+    given = jax.tree.map(jnp.asarray, (*arrays, case.key))
+    with_key = lambda *given: function(*given[:-1], jax.random.wrap_key_data(given[-1]))
+    program = compile_all({"call": with_key}, *given)["call"]
 
     def call() -> Answer:
-        value, grad = jax.block_until_ready(program(*given))
+        value, grad = jax.block_until_ready(program())
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(grad)]
         return Answer(float(value), np.concatenate(leaves) if leaves else None)
 
-    return Prepared(call, program.memory_analysis().temp_size_in_bytes)
+    return Prepared(call, program.temporary_bytes)
 
 
-def inner_loss(params, hparams, batch):
-    """Cross-entropy with the penalty."""
-    logits = mnist_mlp.predict(params, hparams, batch)
-    return mnist_mlp.criterion(logits, hparams, batch) + mnist_mlp.penalty(params, hparams)
-
-
-def outer_loss(params, hparams, batch):
-    """Cross-entropy on the outer batch."""
-    return mnist_mlp.criterion(mnist_mlp.predict(params, hparams, batch), hparams, batch)
+def gradient(case: Case, trained: Callable[..., Any]) -> Prepared:
+    """`jax.value_and_grad` of `(hparams, params, train, valid, indices) -> outer loss`."""
+    return prepare(case, lambda *given: jax.value_and_grad(trained)(*given[:-1]))
 
 
 def take(data, indices):

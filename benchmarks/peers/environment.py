@@ -12,13 +12,9 @@ FOLDER = ROOT / ".venv-peers"
 
 
 def enter(module: str) -> None:
-    """Runs a module of benchmarks again within the environment, unless it already does.
+    """Runs a module again within the environment, unless it already does; then does not return.
 
-    Makes the environment where it is missing, or where `pyproject.toml` has changed since. Does
-    not return if another interpreter takes over.
-
-    Args:
-        module: Name of the module, for `python -m`.
+    Makes the environment where it is missing, or where `pyproject.toml` has changed since.
     """
     if Path(sys.prefix).resolve() == FOLDER.resolve():
         return

@@ -1,16 +1,23 @@
 """One case: all subjects prepared, compared with the reference, then timed in turn."""
 
+import argparse
+import contextlib
+import os
 import queue
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from benchmarks.peers.pool import Failed, Limits, Worker
+from benchmarks.peers import worker
+from benchmarks.peers.case import Case
+from benchmarks.peers.pool import Failed, Limits, Worker, groups_of_cores
 from benchmarks.peers.subject import Answer, Subject
 from benchmarks.peers.worker import Readiness, Run
 
@@ -22,20 +29,12 @@ SLOW_SECONDS = 30.0
 
 
 class Plan(NamedTuple):
-    """How a case is measured.
+    """How a case is measured."""
 
-    Attributes:
-        cores: The processor's cores of the workers: the first group for what is timed, all groups
-            at once for what is prepared.
-        limits: Of each worker.
-        seconds: For the timed rounds; whatever they take, there are `least` of them.
-        least: Fewest rounds.
-        most: Most rounds.
-    """
-
+    # Groups of the processor's cores: the first for what is timed, all for what is prepared.
     cores: list[list[int]]
-    limits: Limits
-    seconds: float
+    limits: Limits  # of each worker
+    seconds: float  # for the timed rounds; whatever they take, there are `least` of them
     least: int
     most: int
 
@@ -53,107 +52,117 @@ class Disagreement(Exception):
     """An exact subject that is not."""
 
 
+def add_options(parser: argparse.ArgumentParser, *, seconds: float) -> None:
+    """Options of every command that measures subjects, with the default for a case's rounds."""
+    add = parser.add_argument
+    add("--threads", type=int, default=1, help="threads and cores of each worker (%(default)s)")
+    add("--seconds", type=float, default=seconds, help="for a case's timed rounds (%(default)s)")
+    add("--least", type=int, default=3, help="fewest rounds (%(default)s)")
+    add("--most", type=int, default=9, help="most rounds (%(default)s)")
+    add("--memory-limit", type=float, default=8, help="GiB for a worker (%(default)s)")
+    add("--time-limit", type=float, default=400, help="seconds for one answer (%(default)s)")
+
+
+@contextlib.contextmanager
+def plan(asked: argparse.Namespace) -> Iterator[Plan]:
+    """The plan that the options ask for, with the environment that workers inherit."""
+    limits = Limits(int(asked.memory_limit * 2**30), asked.time_limit)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.update(worker.environment(asked.threads, cache))
+        cores = groups_of_cores(asked.threads)
+        yield Plan(cores, limits, asked.seconds, asked.least, asked.most)
+
+
 def measure_case(
-    subjects: list[Subject],
-    case: Any,
-    plan: Plan,
-    progress: Callable[[str], None],
-    *,
-    reference: str,
+    name: str, subjects: list[Subject], case: Case, plan: Plan, *, reference: str
 ) -> dict[str, dict[str, Any]]:
-    """Measures all subjects on a case.
+    """A row for each subject on a case: seconds and bytes, or `failed` with the reason.
 
-    Args:
-        subjects: Whom to measure.
-        case: The problem.
-        plan: Rounds and limits.
-        progress: Called with a text at each piece of work.
-        reference: Name of the subject that exact ones must agree with.
-
-    Returns:
-        A row for each subject: seconds and bytes, or `failed` with the reason.
-
-    Raises:
-        Disagreement: If an exact subject differs from the reference, or that gave no answer.
+    Raises `Disagreement` if an exact subject differs from the reference, or that gave no answer.
     """
-    rows = {each.name: {"package": each.package, "kind": each.kind} for each in subjects}
-    started: dict[str, Started] = {}
-    try:
-        _start_all(subjects, case, plan, rows, started, progress)
-        agreements = _agreements(started, reference)
-        runs = _rounds(started, rows, plan, progress)
-        for name, each in started.items():
-            rows[name] |= _figures(each, runs[name]) | agreements.get(name, {})
-    finally:
-        for each in started.values():
-            each.worker.stop()
-    return rows
+    with tqdm(total=len(subjects) * (1 + plan.most), desc=name, mininterval=2) as bar:
+        return _Measurement(subjects, case, plan, bar).rows_against(reference)
 
 
-def _start_all(
-    subjects: list[Subject],
-    case: Any,
-    plan: Plan,
-    rows: dict,
-    started: dict[str, Started],
-    progress: Callable[[str], None],
-) -> None:
-    """Prepares as many at a time as there are groups of cores; all then move to the first."""
-    free = queue.SimpleQueue()
-    for cores in plan.cores:
-        free.put(cores)
+class _Measurement:
+    """The workers of a case and what is known of them so far."""
 
-    def start(subject: Subject) -> Started:
-        cores = free.get()
+    def __init__(self, subjects: list[Subject], case: Case, plan: Plan, bar: tqdm):
+        self.subjects, self.case, self.plan, self.bar = subjects, case, plan, bar
+        self.rows = {each.name: {"package": each.package, "kind": each.kind} for each in subjects}
+        self.started: dict[str, Started] = {}
+
+    def rows_against(self, reference: str) -> dict[str, dict[str, Any]]:
+        """A row for each subject."""
         try:
-            return _start(subject, case, cores, plan.limits)
+            self._start_all()
+            agreements = _agreements(self.started, reference)
+            runs = self._rounds()
+            for name, each in self.started.items():
+                self.rows[name] |= _figures(each, runs[name]) | agreements.get(name, {})
         finally:
+            for each in self.started.values():
+                each.worker.stop()
+        return self.rows
+
+    def _start_all(self) -> None:
+        """Prepares as many at a time as there are groups of cores; all then move to the first."""
+        free = queue.SimpleQueue()
+        for cores in self.plan.cores:
             free.put(cores)
 
-    with ThreadPoolExecutor(len(plan.cores)) as pool:
-        futures = {pool.submit(start, subject): subject.name for subject in subjects}
-        for future in as_completed(futures):
-            name = futures[future]
-            progress(f"{name}: prepared")
+        def start(subject: Subject) -> Started:
+            cores = free.get()
             try:
-                started[name] = future.result()
-                started[name].worker.move(plan.cores[0])
-            except Failed as failure:
-                _report(rows, name, failure)
+                return _start(Worker(subject, self.case, cores=cores, limits=self.plan.limits))
+            finally:
+                free.put(cores)
+
+        with ThreadPoolExecutor(len(self.plan.cores)) as pool:
+            futures = {pool.submit(start, subject): subject.name for subject in self.subjects}
+            for future in as_completed(futures):
+                name = futures[future]
+                self._progress(f"{name}: prepared")
+                with self._reporting(name):
+                    self.started[name] = future.result()
+                    self.started[name].worker.move(self.plan.cores[0])
+
+    def _rounds(self) -> dict[str, list[Run]]:
+        """All in turn, so that a machine that drifts slows all of them alike."""
+        slow = [k for k, each in self.started.items() if each.weighed.seconds > SLOW_SECONDS]
+        runs = {k: [each.weighed] if k in slow else [] for k, each in self.started.items()}
+        begin = time.monotonic()
+        for count in range(self.plan.most):
+            if count >= self.plan.least and time.monotonic() - begin > self.plan.seconds:
+                break
+            for name in [name for name in self.started if name not in slow]:
+                self._progress(f"{name}: round {count + 1}")
+                with self._reporting(name):
+                    runs[name].append(self.started[name].worker.ask())
+        return runs
+
+    @contextlib.contextmanager
+    def _reporting(self, name: str) -> Iterator[None]:
+        """A subject that fails within is reported, stopped, and left out from there on."""
+        try:
+            yield
+        except Failed as failure:
+            print(f"\n{name}: {failure}", file=sys.stderr, flush=True)
+            self.rows[name]["failed"] = str(failure)
+            if name in self.started:
+                self.started.pop(name).worker.stop()
+
+    def _progress(self, text: str) -> None:
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
 
 
-def _start(subject: Subject, case: Any, cores: list[int], limits: Limits) -> Started:
-    worker = Worker(subject, case, cores=cores, limits=limits)
+def _start(worker: Worker) -> Started:
     try:
         return Started(worker, worker.prepare(), worker.ask("first"), worker.ask("weigh"))
     except BaseException:
         worker.stop()
         raise
-
-
-def _report(rows: dict, name: str, failure: Failed) -> None:
-    print(f"\n{name}: {failure}", file=sys.stderr, flush=True)
-    rows[name]["failed"] = str(failure)
-
-
-def _rounds(
-    started: dict[str, Started], rows: dict, plan: Plan, progress: Callable[[str], None]
-) -> dict[str, list[Run]]:
-    """All in turn, so that a machine that drifts slows all of them alike."""
-    slow = {k: each for k, each in started.items() if each.weighed.seconds > SLOW_SECONDS}
-    runs = {name: [slow[name].weighed] if name in slow else [] for name in started}
-    begin = time.monotonic()
-    for count in range(plan.most):
-        if count >= plan.least and time.monotonic() - begin > plan.seconds:
-            break
-        for name in [name for name in started if name not in slow]:
-            progress(f"{name}: round {count + 1}")
-            try:
-                runs[name].append(started[name].worker.ask())
-            except Failed as failure:
-                _report(rows, name, failure)
-                started.pop(name).worker.stop()
-    return runs
 
 
 def _figures(each: Started, runs: list[Run]) -> dict[str, Any]:
@@ -199,15 +208,7 @@ def _agreements(started: dict[str, Started], reference: str) -> dict[str, dict[s
 
 
 def agreement(answer: Answer, reference: Answer) -> dict[str, float | None]:
-    """Cosine, ratio of norms and relative error of a hypergradient.
-
-    Args:
-        answer: With a hypergradient.
-        reference: With the exact one.
-
-    Returns:
-        The three figures, `None` where they are not finite.
-    """
+    """Cosine, ratio of norms and relative error of a hypergradient; `None` where not finite."""
     grad, exact = (np.asarray(each.grad, np.float64) for each in (answer, reference))
     norm, exact_norm = np.linalg.norm(grad), np.linalg.norm(exact)
     figures = {

@@ -84,29 +84,17 @@ class ExactRep:
 
 
 class Setting(NamedTuple):
-    """A case as flat float64 vectors, with the derivatives that the originals take.
+    """A case as flat float64 vectors, with the derivatives that the originals take."""
 
-    Attributes:
-        weights: Initial weights and biases of all layers in one vector.
-        log_l2: The hyperparameters in one vector.
-        alpha: Step size in the originals' convention.
-        gamma: Momentum.
-        num_steps: Steps of training.
-        gradient: `(w, λ, t) -> ∂L/∂w`.
-        hessian_product: `(w, λ, u, t) -> ∂/∂w (∂L/∂w · u)`.
-        mixed_product: `(w, λ, u, t) -> ∂/∂λ (∂L/∂w · u)`.
-        outer: Outer loss of the weights.
-    """
-
-    weights: np.ndarray
+    weights: np.ndarray  # initial weights and biases of all layers
     log_l2: np.ndarray
-    alpha: float
+    alpha: float  # step size in the originals' convention
     gamma: float
     num_steps: int
-    gradient: Callable
-    hessian_product: Callable
-    mixed_product: Callable
-    outer: Callable
+    gradient: Callable  # (w, λ, t) -> ∂L/∂w
+    hessian_product: Callable  # (w, λ, u, t) -> ∂/∂w (∂L/∂w · u)
+    mixed_product: Callable  # (w, λ, u, t) -> ∂/∂λ (∂L/∂w · u)
+    outer: Callable  # outer loss of the weights
 
 
 def setting(case: Case) -> Setting:
@@ -139,7 +127,7 @@ def setting(case: Case) -> Setting:
 def exact(case: Case) -> Prepared:
     """The hypergradient by exact reversal."""
     given = setting(case)
-    ratio = to_ratio(given.gamma)
+    ratio, share = to_ratio(given.gamma), 1 - given.gamma
 
     def call() -> Answer:
         start = ExactRep(given.weights).integers
@@ -148,14 +136,26 @@ def exact(case: Case) -> Prepared:
         for t in range(given.num_steps):
             slope = given.gradient(weights.values, given.log_l2, t)
             velocity.multiply(*ratio)
-            velocity.add(-(1 - given.gamma) * slope)
+            velocity.add(-share * slope)
             weights.add(given.alpha * velocity.values)
             clock.append(time.process_time())
-        value, extra = given.outer(weights.values), _buffers(velocity, given.num_steps)
-        undo = functools.partial(_undo, given, ratio, weights, velocity, clock)
+        value, kept = given.outer(weights.values), velocity.aux
+        extra = {
+            "bits per weight and step": kept.bits() / len(start) / given.num_steps,
+            "buffer_bytes": 2 * start.nbytes + kept.bytes(),
+        }
+
+        def undo(t: int) -> np.ndarray:
+            clock.append(time.process_time())
+            weights.add(-given.alpha * velocity.values)
+            slope = given.gradient(weights.values, given.log_l2, t)
+            velocity.add(share * slope)
+            velocity.multiply(*ratio[::-1])
+            return weights.values
+
         d_log_l2 = _reverse(given, weights.values, range(given.num_steps), undo)
         same = np.array_equal(weights.integers, start)
-        same = same and not velocity.integers.any() and not velocity.aux.store.any()
+        same = same and not velocity.integers.any() and not kept.store.any()
         extra |= {"reversed to the bit": bool(same), "step": _growth(clock, given.num_steps)}
         return Answer(float(value), d_log_l2, extra)
 
@@ -206,36 +206,12 @@ def _reverse(given: Setting, final: np.ndarray, steps: range, point: Callable) -
     return d_log_l2
 
 
-def _undo(
-    given: Setting,
-    ratio: tuple[int, int],
-    weights: ExactRep,
-    velocity: ExactRep,
-    clock: list[float],
-    t: int,
-) -> np.ndarray:
-    clock.append(time.process_time())
-    weights.add(-given.alpha * velocity.values)
-    slope = given.gradient(weights.values, given.log_l2, t)
-    velocity.add((1 - given.gamma) * slope)
-    velocity.multiply(*ratio[::-1])
-    return weights.values
-
-
 def _growth(clock: list[float], num_steps: int) -> dict[str, float]:
     """Processor seconds of step t, both ways, as a line in t: its integers grow with t."""
     there, back = np.diff(clock[: num_steps + 1]), np.diff(clock[num_steps + 1 :])
     # Each mark of the way back begins a step, and the last of them has no end.
     slope, start = np.polyfit(np.arange(1, num_steps), there[1:] + back[::-1], 1)
     return {"seconds at 0": float(start), "seconds for each step before": float(slope)}
-
-
-def _buffers(velocity: ExactRep, num_steps: int) -> dict[str, float]:
-    count = len(velocity.integers)
-    return {
-        "bits per weight and step": velocity.aux.bits() / count / num_steps,
-        "buffer_bytes": 2 * velocity.integers.nbytes + velocity.aux.bytes(),
-    }
 
 
 def _layers(weights, shapes):

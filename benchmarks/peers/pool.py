@@ -5,7 +5,8 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from benchmarks.peers import memory
+from benchmarks import resident
+from benchmarks.peers.case import Case
 from benchmarks.peers.subject import Subject
 from benchmarks.peers.worker import Readiness, Run, serve
 
@@ -28,7 +29,7 @@ class Failed(Exception):
 class Worker:
     """A subject in a process of its own."""
 
-    def __init__(self, subject: Subject, case: Any, *, cores: list[int], limits: Limits):
+    def __init__(self, subject: Subject, case: Case, *, cores: list[int], limits: Limits):
         # A fresh interpreter: a fork would share thread pools and count the driver's memory.
         spawn = multiprocessing.get_context("spawn")
         self.subject, self.limits = subject, limits
@@ -42,14 +43,7 @@ class Worker:
         return self._answer()
 
     def ask(self, request: str = "call") -> Run:
-        """Runs it once.
-
-        Args:
-            request: "first", "weigh" or "call" (see `worker.serve`).
-
-        Raises:
-            Failed: If the subject failed, or was stopped at a limit.
-        """
+        """Runs it once, as `worker.serve` says; raises `Failed` where it fails or is stopped."""
         self.connection.send(request)
         return self._answer()
 
@@ -73,7 +67,10 @@ class Worker:
     def _answer(self) -> Any:
         deadline = time.monotonic() + self.limits.seconds
         while not self.connection.poll(_POLL_SECONDS):
-            self._check(deadline)
+            reason = self._excess(deadline)
+            if reason:
+                self.process.kill()
+                raise Failed(f"stopped {reason}")
         try:
             found = self.connection.recv()
         except EOFError:
@@ -83,41 +80,29 @@ class Worker:
             raise Failed(found)
         return found
 
-    def _check(self, deadline: float) -> None:
-        reason = None
-        if time.monotonic() > deadline:
-            reason = f"stopped after {self.limits.seconds:g} s"
-        elif self._resident_bytes() > self.limits.bytes:
-            reason = f"stopped above {self.limits.bytes / 2**30:g} GiB"
-        elif memory.available_bytes() < _RESERVE:
-            reason = f"stopped: less than {_RESERVE / 2**30:g} GiB left on the machine"
-        if reason:
-            self.process.kill()
-            raise Failed(reason)
-
-    def _resident_bytes(self) -> int:
+    def _excess(self, deadline: float) -> str:
+        """What it takes too much of, if anything."""
         try:
-            return memory.resident_bytes(self.process.pid)
+            held = resident.resident_bytes(self.process.pid or "self")
         except (OSError, ValueError):
             # It has just died, which the pipe's end will say.
-            return 0
+            held = 0
+        if time.monotonic() > deadline:
+            return f"after {self.limits.seconds:g} s"
+        if held > self.limits.bytes:
+            return f"above {self.limits.bytes / 2**30:g} GiB"
+        too_little = resident.available_bytes() < _RESERVE
+        return f"with less than {_RESERVE / 2**30:g} GiB left on the machine" if too_little else ""
 
 
 def groups_of_cores(threads: int) -> list[list[int]]:
-    """The cores that this process may use, in groups, the last cores first.
+    """The cores that this process may use, in groups of `threads`, the last cores first.
 
     The first group is for what is timed; the driver keeps to the others, if there are any.
-
-    Args:
-        threads: Size of a group.
-
-    Raises:
-        ValueError: If there are fewer cores.
     """
     allowed = sorted(os.sched_getaffinity(0), reverse=True)
     if threads > len(allowed):
         raise ValueError(f"--threads: {threads} asked for, {len(allowed)} cores to be had")
     if len(allowed) > threads:
         os.sched_setaffinity(0, allowed[threads:])
-    count = len(allowed) // threads
-    return [allowed[k * threads : (k + 1) * threads] for k in range(count)]
+    return [allowed[k : k + threads] for k in range(0, len(allowed) - threads + 1, threads)]

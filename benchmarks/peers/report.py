@@ -1,96 +1,93 @@
-"""What the rows say: ratios within a case, and a table in markdown."""
+"""What the rows say: ratios within a case, and the tables of the page."""
 
 from typing import Any
 
+from benchmarks.pages import Results, mib, table
 from benchmarks.peers.subject import SUBJECTS
 
+Rows = dict[str, dict[str, Any]]
 TORCH = {subject.name for subject in SUBJECTS if subject.uses_torch}
-OURS = {subject.name for subject in SUBJECTS if subject.package == "drmad_jax"}
-NOTES = {subject.name: subject.note for subject in SUBJECTS if subject.note}
 
 
-def claims(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def claims(rows: Rows) -> dict[str, Any]:
     """The comparisons that the package's claims are about, on one case.
 
-    Args:
-        rows: Name to row, of one case.
-
-    Returns:
-        For the fastest exact PyTorch peer, and for the fastest and the smallest exact JAX peer:
-        its name, and how many times more time and memory than each of our methods it takes.
+    For the fastest and the smallest exact peer of either kind: its name, and how many times more
+    time and memory than each of our methods it takes.
     """
     measured = {name: row for name, row in rows.items() if "failed" not in row}
-    exact = {name: row for name, row in measured.items() if row["kind"] == "exact"}
-    ours = {name: measured[name] for name in measured if name in OURS}
-    torch = {name: row for name, row in exact.items() if name in TORCH}
-    others = {name: row for name, row in exact.items() if name not in TORCH | OURS}
+    ours = {name: row for name, row in measured.items() if row["package"] == "drmad_jax"}
+    others = {k: r for k, r in measured.items() if r["kind"] == "exact" and k not in ours}
     found = {}
-    for title, peers, figure in (
-        ("fastest PyTorch peer", torch, "median_s"),
-        ("smallest PyTorch peer", torch, "memory_bytes"),
-        ("fastest JAX peer", others, "median_s"),
-        ("smallest JAX peer", others, "memory_bytes"),
-    ):
-        if peers:
-            peer = min(peers, key=lambda name: peers[name][figure])
-            found[title] = {"name": peer, "over ours": _over(peers[peer], ours)}
+    for kind, peers in (("PyTorch", others.keys() & TORCH), ("JAX", others.keys() - TORCH)):
+        for best, figure in (("fastest", "median_s"), ("smallest", "memory_bytes")):
+            if peers:
+                peer = min(peers, key=lambda name, figure=figure: others[name][figure])
+                over = {name: _over(others[peer], row) for name, row in ours.items()}
+                found[f"{best} {kind} peer"] = {"name": peer, "over ours": over}
     return found
 
 
-def _over(peer: dict[str, Any], ours: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _over(peer: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
     return {
-        name: {
-            "time": round(peer["median_s"] / row["median_s"], 3),
-            "processor time": round(peer["processor_s"] / row["processor_s"], 3),
-            "memory": round(peer["memory_bytes"] / max(row["memory_bytes"], 1), 2),
-        }
-        for name, row in ours.items()
+        "time": round(peer["median_s"] / row["median_s"], 3),
+        "processor time": round(peer["processor_s"] / row["processor_s"], 3),
+        "memory": round(peer["memory_bytes"] / max(row["memory_bytes"], 1), 2),
     }
 
 
-def to_markdown(case: str, rows: dict[str, dict[str, Any]]) -> str:
-    """A table of one case.
-
-    Args:
-        case: Its name.
-        rows: Name to row.
-    """
-    head = (
-        "subject", "package", "kind", "seconds", "min – max", "n", "first call, s",
-        "memory, MiB", "cosine", "relative error",
-    )  # fmt: skip
-    lines = [f"### {case}", "", _line(head), _line("---" for _ in head)]
-    return "\n".join(lines + [_line(_cells(name, row)) for name, row in rows.items()]) + "\n"
-
-
-def _cells(name: str, row: dict[str, Any]) -> list[str]:
-    start = [name, row["package"], row["kind"]]
-    if "failed" in row:
-        return [*start, row["failed"].replace("|", "/"), *[""] * 6]
-    shown = zip((".4f", ".1e"), ("cosine", "relative_error"), strict=True)
-    agrees = [format(row[key], form) if row.get(key) is not None else "–" for form, key in shown]
-    return [
-        *start,
-        f"{row['median_s']:.3f}",
-        f"{row['min_s']:.3f} – {row['max_s']:.3f}",
-        str(row["n"]),
-        f"{row['first_call_s']:.1f}",
-        f"{row['memory_bytes'] / 2**20:.1f}",
-        *agrees,
-    ]
-
-
-def _line(cells) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def claims_to_text(found: dict[str, Any]) -> str:
-    """The claims of one case, a line each."""
+def peers_table(results: Results) -> str:
+    """Seconds and MiB of every subject in every case."""
+    cases = results["cases"]
+    names = dict.fromkeys(name for found in cases.values() for name in found["rows"])
+    head = ["subject", "package", "kind"]
+    for case in cases:
+        head += [f"{case}: seconds", "MiB"]
     lines = []
-    for title, peer in found.items():
-        lines.append(f"- {title}: {peer['name']}. It takes, over ours:")
-        for name, ratio in peer["over ours"].items():
-            lines.append(
-                f"    - {name}: {ratio['time']:.3g} x time, {ratio['memory']:.3g} x memory"
-            )
-    return "\n".join(lines) + "\n"
+    for name in names:
+        rows = [found["rows"].get(name, {}) for found in cases.values()]
+        first = next(row for row in rows if row)
+        figures = [text for row in rows for text in _cells(row)]
+        lines.append((name, first["package"], first["kind"], *figures))
+    note = (
+        f"Threads: {results['threads']}. MiB: what the call adds to the memory of its process. "
+        "`failed`: the record says why."
+    )
+    return f"{table(head, lines)}\n{note}\n"
+
+
+def _cells(row: Results) -> tuple[str, str]:
+    if "median_s" not in row:
+        return ("failed", "") if "failed" in row else ("–", "–")
+    return f"{row['median_s']:.3g}", mib(row["memory_bytes"])
+
+
+def paper_table(results: Results) -> str:
+    """What each baseline takes over each form of DrMAD, at each momentum."""
+    rows = [
+        (momentum, baseline, row)
+        for momentum, found in results["momenta"].items()
+        for baseline, row in found["factors"].items()
+    ]
+    forms = list(dict.fromkeys(form for *_, row in rows for form in row))
+    lines = [
+        (m, b, *(_pair(row[form]) if form in row else "–" for form in forms)) for m, b, row in rows
+    ]
+    note = "Time and memory of the baseline over those of each form; bold: both in the same style."
+    return f"{table(('momentum', 'baseline', *forms), lines)}\n{note}{_kept(results)}\n"
+
+
+def _pair(each: Results) -> str:
+    text = f"{each['time']:.3g}, {each['memory']:.3g}"
+    return f"**{text}**" if each["same style"] else text
+
+
+def _kept(results: Results) -> str:
+    """What the reversals remember, over DrMAD's two vectors of weights."""
+    found = [
+        f"{name} {ratio['float32']:.3g} times as much (momentum {momentum})"
+        for momentum, each in results["momenta"].items()
+        for name, ratio in each.get("kept for the way back", {}).get("over DrMAD", {}).items()
+    ]
+    beside = "Kept for the way back, beside the two vectors of weights that DrMAD keeps in float32"
+    return f" {beside}: {'; '.join(found)}." if found else ""

@@ -1,86 +1,55 @@
 """What is measured: one interface for all packages, and the list of all subjects."""
 
-import dataclasses
 import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from benchmarks.peers.case import Case
+
 # "exact" subjects must agree with the reference, "implicit" ones assume that training converged.
 Kind = Literal["training", "exact", "approximate", "implicit"]
 
 
 class Answer(NamedTuple):
-    """What a call returns.
+    """What a call returns."""
 
-    Attributes:
-        value: Outer loss at the end of training.
-        grad: The hypergradient, all layers in one vector; `None` for plain training.
-        extra: Further figures for the record.
-    """
-
-    value: float
-    grad: np.ndarray | None
-    extra: dict[str, Any] | None = None
+    value: float  # outer loss at the end of training
+    grad: np.ndarray | None  # the hypergradient of all layers in one vector, if there is one
+    extra: dict[str, Any] | None = None  # further figures for the record
 
 
 class Prepared(NamedTuple):
-    """A subject that is ready to run.
+    """A subject that is ready to run."""
 
-    Attributes:
-        call: Runs it once, from the same start, to the end.
-        temporary_bytes: Temporary memory that its compiled program asks for, where there is one.
-    """
-
-    call: Callable[[], Answer]
-    temporary_bytes: int | None = None
+    call: Callable[[], Answer]  # once, from the same start, to the end
+    temporary_bytes: int | None = None  # that its compiled program asks for, where there is one
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """One package's way to the hypergradient.
+class Subject(NamedTuple):
+    """One package's way to the hypergradient."""
 
-    Attributes:
-        name: Its name in tables; a key of `FORMS` in its module.
-        package: Whose it is.
-        kind: What its result means.
-        module: Where `FORMS` maps its name to a function from the case to `Prepared`.
-        note: What must be known to read its figures.
-    """
-
-    name: str
+    name: str  # in tables; a key of `FORMS` in its module
     package: str
     kind: Kind
-    module: str
-    note: str = ""
+    module: str  # of benchmarks.peers
+    note: str = ""  # what must be known to read its figures
 
     @property
     def uses_torch(self) -> bool:
         """Whether it runs on PyTorch."""
         return "torch" in self.module or self.package == "higher"
 
-    def load(self) -> dict[str, Callable[[Any], Prepared]]:
+    def load(self) -> Callable[[Case], Prepared]:
         """Imports its package; called in its worker only."""
-        return importlib.import_module(self.module).FORMS
-
-    def prepare(self, case: Any) -> Prepared:
-        """Makes it ready for a case."""
-        return self.load()[self.name](case)
+        return importlib.import_module(f"benchmarks.peers.{self.module}").FORMS[self.name]
 
 
 REFERENCE = "unrolled()"
-
-
-def _subjects(package: str, module: str, *rows: tuple[str, Kind, str]) -> list[Subject]:
-    where = f"benchmarks.peers.{module}"
-    return [Subject(name, package, kind, where, note) for name, kind, note in rows]
-
-
-SUBJECTS = [
-    *_subjects(
-        "drmad_jax",
-        "ours",
+# Package and module, then each subject's name, kind and note.
+_ROWS: dict[tuple[str, str], tuple[tuple[str, Kind, str], ...]] = {
+    ("drmad_jax", "ours"): (
         (REFERENCE, "exact", "the reference"),
         ("plain training", "training", ""),
         ("stored()", "exact", ""),
@@ -91,42 +60,37 @@ SUBJECTS = [
         ("published_drmad, T/10 steps", "approximate", "adds a tenth of the terms, unweighted"),
         ("implicit, CG", "implicit", "Gauss-Newton of the last minibatch"),
     ),
-    *_subjects(
-        "JAX",
-        "with_jax",
+    ("JAX", "with_jax"): (
         ("jax.grad of scan", "exact", ""),
         ("jax.checkpoint on steps", "exact", "stores T states"),
         ("jax.checkpoint on intervals", "exact", "~sqrt(T) states, and the steps of one interval"),
     ),
-    *_subjects(
-        "jaxopt",
-        "with_jaxopt",
+    ("jaxopt", "with_jaxopt"): (
         ("jaxopt, unrolled", "exact", "`run` takes no minibatches: `update` in a scan"),
         ("jaxopt, implicit", "implicit", "custom_root, normal CG, Hessian of the last minibatch"),
     ),
-    *_subjects(
-        "optimistix",
-        "with_optimistix",
+    ("optimistix", "with_optimistix"): (
         ("optimistix, log T checkpoints", "exact", "solvers see no step: a fixed point with one"),
         ("optimistix, T checkpoints", "exact", "the same, all states stored"),
         ("optimistix, implicit", "implicit", "ImplicitAdjoint, normal CG, the same Hessian"),
     ),
-    *_subjects(
-        "PyTorch",
-        "with_torch",
+    ("PyTorch", "with_torch"): (
         ("torch, plain training", "training", ""),
         ("torch, unrolled", "exact", "autograd.grad(create_graph=True)"),
         ("torch, compiled steps", "exact", "torch.compile of a torch.func step"),
         ("torch, checkpointed", "exact", "by hand: sqrt(T) states, intervals unrolled again"),
         ("torch, compiled, checkpointed", "exact", "the same with compiled steps"),
     ),
-    *_subjects(
-        "torchopt",
-        "with_torchopt",
+    ("torchopt", "with_torchopt"): (
         ("torchopt, FuncOptimizer", "exact", ""),
         ("torchopt, MetaSGD", "exact", ""),
     ),
-    *_subjects("higher", "with_higher", ("higher, innerloop_ctx", "exact", "")),
+    ("higher", "with_higher"): (("higher, innerloop_ctx", "exact", ""),),
+}
+SUBJECTS = [
+    Subject(name, package, kind, module, note)
+    for (package, module), rows in _ROWS.items()
+    for name, kind, note in rows
 ]
 
 # Left out of large cases by default, to save time: each has a sibling that is as fast or faster.

@@ -1,7 +1,6 @@
 """The problem in PyTorch, functionally and as a module."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,36 +12,21 @@ from benchmarks.peers.subject import Answer, Prepared
 Tensors = list[torch.Tensor]
 
 
-class Data(NamedTuple):
-    """The arrays of a case as tensors."""
+class Data:
+    """The arrays of a case as tensors; labels and indices in the integers that PyTorch asks for."""
 
-    hparams: Tensors
-    weights: Tensors
-    biases: Tensors
-    train_x: torch.Tensor
-    train_y: torch.Tensor
-    valid_x: torch.Tensor
-    valid_y: torch.Tensor
-    indices: torch.Tensor
+    def __init__(self, case: Case):
+        number = lambda array: torch.tensor(np.asarray(array))
+        self.hparams = [number(vector) for vector in case.hparams]
+        self.weights = [number(layer["w"]) for layer in case.params]
+        self.biases = [number(layer["b"]) for layer in case.params]
+        self.train_x, self.train_y = number(case.train["x"]), number(case.train["y"]).long()
+        self.valid_x, self.valid_y = number(case.valid["x"]), number(case.valid["y"]).long()
+        self.indices = number(case.indices).long()
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The minibatch of a step."""
         return self.train_x[self.indices[step]], self.train_y[self.indices[step]]
-
-
-def tensors(case: Case) -> Data:
-    """The case as tensors; labels and indices in the integers that PyTorch asks for."""
-    number = lambda array: torch.tensor(np.asarray(array))
-    return Data(
-        hparams=[number(vector) for vector in case.hparams],
-        weights=[number(layer["w"]) for layer in case.params],
-        biases=[number(layer["b"]) for layer in case.params],
-        train_x=number(case.train["x"]),
-        train_y=number(case.train["y"]).long(),
-        valid_x=number(case.valid["x"]),
-        valid_y=number(case.valid["y"]).long(),
-        indices=number(case.indices).long(),
-    )
 
 
 def fresh_hparams(data: Data) -> tuple[Tensors, Tensors]:
@@ -87,13 +71,8 @@ def answer(value: torch.Tensor, grads: Tensors | None) -> Answer:
 
 
 def through_graph(case: Case, train: Callable[[Data, Tensors], torch.Tensor]) -> Prepared:
-    """The hypergradient by backpropagation from the outer loss to the log penalties.
-
-    Args:
-        case: The problem.
-        train: `(data, penalties) -> outer loss`, with its graph.
-    """
-    data = tensors(case)
+    """Backpropagation through `(data, penalties) -> outer loss` to the log penalties."""
+    data = Data(case)
 
     def call() -> Answer:
         hparams, penalties = fresh_hparams(data)

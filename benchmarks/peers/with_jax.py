@@ -7,11 +7,9 @@ from collections.abc import Callable
 import jax
 
 from benchmarks.peers.case import Case
-from benchmarks.peers.compiled import optimizer, outer_loss, prepare, train_step
+from benchmarks.peers.compiled import gradient, optimizer, train_step
 from benchmarks.peers.subject import Prepared
-
-# From the step and the minibatches' indices to training: `(step, carry, indices) -> carry`.
-Loop = Callable
+from benchmarks.problems.mlp import outer_loss
 
 
 def of_scan(step, carry, indices):
@@ -32,8 +30,8 @@ def checkpointed_intervals(step, carry, indices):
     return of_scan(interval, carry, indices.reshape(-1, length, indices.shape[1]))
 
 
-def hypergradient(loop: Loop, case: Case) -> Prepared:
-    """`jax.value_and_grad` of the outer loss after training by a loop."""
+def hypergradient(loop: Callable, case: Case) -> Prepared:
+    """Through a loop `(step, carry, indices) -> carry` over all minibatches."""
     rule = optimizer(case)
 
     def trained(hparams, params, train, valid, indices):
@@ -41,10 +39,7 @@ def hypergradient(loop: Loop, case: Case) -> Prepared:
         params, _ = loop(step, (params, rule.init(params)), indices)
         return outer_loss(params, hparams, valid)
 
-    def call(hparams, params, train, valid, indices, key):
-        return jax.value_and_grad(trained)(hparams, params, train, valid, indices)
-
-    return prepare(case, call)
+    return gradient(case, trained)
 
 
 FORMS = {

@@ -11,8 +11,9 @@ import jaxopt
 from jaxopt import implicit_diff, linear_solve
 
 from benchmarks.peers.case import Case
-from benchmarks.peers.compiled import inner_loss, optimizer, outer_loss, prepare, take
+from benchmarks.peers.compiled import gradient, optimizer, prepare, take
 from benchmarks.peers.subject import Prepared
+from benchmarks.problems.mlp import inner_loss, outer_loss
 
 # On the normal equations, jaxopt's own choice: the Hessian of a minibatch is indefinite.
 SOLVE = functools.partial(linear_solve.solve_normal_cg, maxiter=20, tol=1e-5)
@@ -35,10 +36,7 @@ def unrolled(case: Case) -> Prepared:
     def trained(hparams, params, train, valid, indices):
         return outer_loss(_train(case, hparams, params, train, indices), hparams, valid)
 
-    def call(hparams, params, train, valid, indices, key):
-        return jax.value_and_grad(trained)(hparams, params, train, valid, indices)
-
-    return prepare(case, call)
+    return gradient(case, trained)
 
 
 def implicit(case: Case) -> Prepared:

@@ -14,16 +14,10 @@ import optax
 import optimistix
 
 from benchmarks.peers.case import Case
-from benchmarks.peers.compiled import (
-    inner_loss,
-    optimizer,
-    outer_loss,
-    prepare,
-    take,
-    train_step,
-)
+from benchmarks.peers.compiled import gradient, optimizer, prepare, take, train_step
 from benchmarks.peers.subject import Prepared
 from benchmarks.peers.with_jax import of_scan
+from benchmarks.problems.mlp import inner_loss, outer_loss
 
 # Not 0, at which the gradient of the (unused) stopping rule is not a number. The counter moves by
 # one each step, so that the iteration never stops early.
@@ -56,10 +50,7 @@ def recursive(case: Case, *, store_all: bool) -> Prepared:
         (params, _), _ = found.value
         return outer_loss(params, hparams, valid)
 
-    def call(hparams, params, train, valid, indices, key):
-        return jax.value_and_grad(trained)(hparams, params, train, valid, indices)
-
-    return prepare(case, call)
+    return gradient(case, trained)
 
 
 def implicit(case: Case) -> Prepared:

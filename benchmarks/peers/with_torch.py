@@ -16,7 +16,6 @@ from benchmarks.peers.torch_problem import (
     fresh_hparams,
     inner_loss,
     outer_loss,
-    tensors,
     through_graph,
 )
 
@@ -28,11 +27,6 @@ class Rates(NamedTuple):
 
     step_size: float
     momentum: float
-
-
-def rates_of(case: Case) -> Rates:
-    """The rates of a case."""
-    return Rates(case.step_size, case.momentum)
 
 
 def start(data: Data) -> State:
@@ -76,7 +70,7 @@ def plain_step(rates: Rates, state: State, penalties: Tensors, batch) -> State:
 
 def unrolled(case: Case, *, compiled: bool = False) -> Prepared:
     """Backpropagation through all steps."""
-    step, rates = compiled_step() if compiled else traced_step, rates_of(case)
+    step, rates = compiled_step() if compiled else traced_step, Rates(case.step_size, case.momentum)
 
     def train(data: Data, penalties: Tensors) -> torch.Tensor:
         params, velocity = start(data)
@@ -90,7 +84,7 @@ def unrolled(case: Case, *, compiled: bool = False) -> Prepared:
 
 def plain_training(case: Case) -> Prepared:
     """Training and the outer loss, without a hypergradient."""
-    data, rates = tensors(case), rates_of(case)
+    data, rates = Data(case), Rates(case.step_size, case.momentum)
     penalties = [vector.exp() for vector in data.hparams]
 
     def call() -> Answer:
@@ -109,7 +103,7 @@ def checkpointed(case: Case, *, compiled: bool = False) -> Prepared:
     By hand: `torch.utils.checkpoint` takes a step's own gradient for the backward pass that it
     waits for, and computes the interval again at every step.
     """
-    data, rates = tensors(case), rates_of(case)
+    data, rates = Data(case), Rates(case.step_size, case.momentum)
     steps, length = range(case.num_steps), math.isqrt(case.num_steps)
     intervals = [steps[first : first + length] for first in steps[::length]]
     traced = compiled_step() if compiled else traced_step

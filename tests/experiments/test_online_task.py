@@ -42,7 +42,7 @@ def test_is_training_with_both_online_optimizers(tiny):
         updates, state = optimizer.update(grads, state, params, outer_grad=outer)
         params = optax.apply_updates(params, updates)
 
-    train = dj.train(task.problem, num_steps=config.inner.num_steps, method=dj.implicit())
+    train = dj.trained(task.problem, num_steps=config.inner.num_steps)
     trained = train({}, inputs.params, inputs.inner_batches, key=inputs.key)
     for found in trained.params:
         jax.tree.map(

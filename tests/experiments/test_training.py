@@ -70,7 +70,7 @@ def test_steps_are_the_published_ones_where_the_momentum_is_constant(make, image
     params, velocity = inputs.params, jax.tree.map(jnp.zeros_like, inputs.params)
     for step in range(NUM_STEPS):
         params, velocity = published_step(params, velocity, step)
-    train = dj.train(task.problem, num_steps=NUM_STEPS, method=dj.implicit())
+    train = dj.trained(task.problem, num_steps=NUM_STEPS)
     found = jax.jit(train)(hparams, inputs.params, inputs.inner_batches).params
     assert_close(found, params, 1e-5)
 

@@ -1,0 +1,1 @@
+"""How near each method comes to the exact hypergradient, and what tuning by it reaches."""

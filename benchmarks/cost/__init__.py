@@ -1,0 +1,1 @@
+"""What a hypergradient costs over plain training."""

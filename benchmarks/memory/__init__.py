@@ -1,0 +1,1 @@
+"""What each method needs in memory, against the number of steps and of weights."""

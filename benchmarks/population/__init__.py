@@ -1,0 +1,1 @@
+"""What a population of hyperparameter settings costs by `jax.vmap`, against a loop."""

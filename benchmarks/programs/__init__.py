@@ -1,0 +1,1 @@
+"""How long each method's program takes to build, and what it consists of."""

@@ -1,0 +1,104 @@
+"""How long each method's program takes to build, and how often it holds the model's forward pass.
+
+    python -m benchmarks.programs [PART ...] [--methods NAME ...] [--rounds N] [--name R]
+
+Nothing is run. Each program is traced, lowered and compiled by itself, one after another, with
+neither JAX's caches nor those on disk. A loop's body counts once.
+
+Copies: hyperbolic tangents in the program's text over those of one forward pass. Every copy of the
+forward pass holds its own, and neither losses, optimizers nor derivatives add any. As lowered is
+before XLA's optimisations; as compiled, fusions may have repeated or dropped some.
+Products: matrix products as lowered, over those of one forward pass, with all of the derivatives'.
+
+Takes public names of the package alone: with PYTHONPATH it measures another checkout.
+"""
+
+import re
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import drmad_jax as dj
+from benchmarks import lineup
+from benchmarks.problems.random import SUBJECTS, Subject
+from benchmarks.programs.page import COMPILED, LOWERED, PRODUCTS
+from benchmarks.records import write_record
+from benchmarks.timing import Program, compile_calls, options
+
+BATCH_SIZE = 50
+# Model, optimizer, and steps T.
+CELLS = {
+    "mlp, momentum": ("mlp", "momentum", 1000),
+    "mlp, adam": ("mlp", "adam", 1000),
+    "transformer, adam": ("transformer", "adam", 100),
+}
+METHODS = (
+    lineup.PLAIN, lineup.LIBRARY, *lineup.COST, "checkpointed, 10 levels", "forward",
+)  # fmt: skip
+
+
+def build(function: Callable, *arguments: Any) -> Program:
+    """A program made from nothing."""
+    jax.clear_caches()
+    return compile_calls({"": (function, arguments)})[""]
+
+
+def count(program: Program) -> dict[str, int]:
+    """What the text of a program holds."""
+    lowered, compiled = program.lowered.as_text(), program.compiled.as_text()
+    return {
+        LOWERED: lowered.count("stablehlo.tanh"),
+        COMPILED: len(re.findall(r" tanh\(", compiled)),
+        PRODUCTS: lowered.count("stablehlo.dot_general"),
+    }
+
+
+def describe(programs: list[Program], of_one: dict[str, int]) -> dict[str, Any]:
+    """Figures of one method, medians over builds."""
+    return {
+        "lower_s": round(statistics.median(p.lower_s for p in programs), 2),
+        "compile_s": round(statistics.median(p.compile_s for p in programs), 2),
+        "n": len(programs),
+        **{k: round(each / of_one[k], 2) for k, each in count(programs[0]).items()},
+        "temporary_bytes": programs[0].temporary_bytes,
+    }
+
+
+def run_cell(cell: str, names: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Every method on one problem."""
+    model, optimizer, num_steps = CELLS[cell]
+    subject = SUBJECTS[model]()
+    batches = dj.minibatches(subject.data, BATCH_SIZE, jax.random.key(1))
+    of_one, found = _of_one_pass(subject), {}
+    for name in names:
+        if name == lineup.REVERSIBLE and optimizer != "momentum":
+            continue
+        run = lineup.run(name, subject.problem, optimizer, num_steps)
+        given = subject.given, batches, subject.outer_batch
+        found[name] = describe([build(run, *given) for _ in range(rounds)], of_one)
+        print(f"    {name:32s} {found[name]}", flush=True)
+    return found
+
+
+def _of_one_pass(subject: Subject) -> dict[str, int]:
+    """What the outer loss holds, which is one forward pass."""
+    problem = subject.problem(lineup.OPTIMIZERS["momentum"])
+    hparams, params = subject.given["hparams"], subject.given["params"]
+    loss = lambda batch: problem.outer(params, hparams, batch, None)
+    return count(build(loss, subject.outer_batch))
+
+
+def main() -> None:
+    asked = options("programs", CELLS, METHODS, rounds=1)
+    jax.config.update("jax_enable_compilation_cache", False)
+    results = {}
+    for cell in asked.cells:
+        print(cell, flush=True)
+        results[cell] = run_cell(cell, list(asked.methods or METHODS), asked.rounds)
+    print(write_record(asked.name, {"batch size": BATCH_SIZE, "cells": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The line-ups name methods that can be made, and the benchmarks are where their commands say."""
+
+import importlib.util
+
+import pytest
+
+pytest.importorskip("benchmarks", reason="needs the repository's root on the path")
+
+from benchmarks import lineup, render
+from benchmarks.cost.__main__ import GRID
+from benchmarks.peers import ours
+from benchmarks.programs.__main__ import METHODS
+
+import drmad_jax as dj
+
+NAMES = {
+    *lineup.COST, *lineup.FURTHER, *lineup.STUDY, *lineup.LEARNING_RATES, *lineup.PATHS,
+    *lineup.TUNERS, *lineup.FEWER_TUNERS, *lineup.ROUGH, *METHODS, *ours._METHODS.values(),
+    *(name for cell in GRID for name in cell.labels),
+} - {lineup.PLAIN, lineup.LIBRARY, lineup.BY_DISTANCE}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("num_steps", [100, 2000])
+def test_every_name_is_a_method(name, num_steps):
+    assert isinstance(lineup.method(name, num_steps), lineup.Method)
+
+
+def test_words_of_a_name_become_options():
+    expected = dj.drmad(knots=8, curvature="gauss_newton", num_segments=5, num_products=8)
+    assert lineup.method("8 knots, Gauss-Newton, 5 x 8", 1000) == expected
+    assert lineup.method("published", 1000) == dj.published_drmad(num_reverse_steps=100)
+
+
+def test_fewer_batches_are_for_short_runs_alone():
+    short = set(lineup.methods(lineup.STUDY, 999)) - set(lineup.methods(lineup.STUDY, 1000))
+    assert short == {"means, Hessian, 10 x 10, T/100 batches"}
+
+
+@pytest.mark.parametrize("benchmark", render.BENCHMARKS, ids=lambda benchmark: benchmark.name)
+def test_benchmark_is_where_its_command_says(benchmark):
+    name = benchmark.command.removeprefix("python -m ")
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    if spec.submodule_search_locations is not None:
+        assert importlib.util.find_spec(f"{name}.__main__")
