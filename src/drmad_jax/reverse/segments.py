@@ -26,7 +26,7 @@ from drmad_jax.training.step import Cotangent, ReverseInfo, optimizer_update
 
 @dataclasses.dataclass(frozen=True)
 class Segments(ReverseSteps):
-    """The whole run in segments, each taken at once (see `segment_step`).
+    """The whole run in segments, each taken at once.
 
     Attributes:
         count: Number of segments; that of steps where the run is shorter.
@@ -60,8 +60,37 @@ class Segments(ReverseSteps):
     def begin(
         self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent
     ) -> Cotangent:
-        """Turns the model state's cotangent into one of the weights."""
-        return settle(run, hparams, final, cotangent)
+        """Turns the model state's cotangent into one of the weights.
+
+        Running statistics are remembered weights: a change of the weights that lasts reaches them
+        in a geometric series, whose first terms come from reverse steps at the final state.
+        """
+        if not jax.tree.leaves(cotangent.state.model_state):
+            return cotangent
+        batch, key = run.inputs(jnp.int32(run.num_steps - 1))
+        inexact, rest = tree.partition(final.model_state)
+
+        def new_model_state(params, inexact):
+            before = tree.combine(inexact, rest)
+            new = run.problem.inner(params, hparams, batch, before, key)[1]
+            return tree.cast_like(tree.partition(new)[0], inexact)
+
+        pull = jax.vjp(new_model_state, final.params, inexact)[1]
+
+        def back(carry, _):
+            d_model_state, total = carry
+            d_params, d_model_state = pull(d_model_state)
+            total = tree.add(total, d_params)
+            return (d_model_state, total), total
+
+        zeros = tree.widen(tree.zeros_like(final.params))
+        carry = (cotangent.state.model_state, zeros)
+        _, sums = jax.lax.scan(back, carry, None, length=NUM_TERMS)
+        params = tree.add(cotangent.state.params, jax.tree.map(geometric_limit, sums))
+        model_state = tree.zeros_like(cotangent.state.model_state)
+        return cotangent._replace(
+            state=cotangent.state._replace(params=params, model_state=model_state)
+        )
 
     def take(
         self,
@@ -73,77 +102,49 @@ class Segments(ReverseSteps):
         *,
         curvature: Curvature,
     ) -> tuple[Cotangent, ReverseInfo]:
-        """One segment."""
-        return segment_step(
-            run, hparams, state, cotangent, weight, curvature=curvature, segments=self
+        """Takes the cotangent back over a whole segment, all its steps linearised at `state`.
+
+        Where steps are small the reverse pass is the flow dw̄/dτ = −(C P + D) w̄ in steps τ, with C
+        the curvature, P the optimizer's response to the gradient and D its decay of the weights.
+        The segment applies exp(−n(C P + D)), and its integral W̄ = ∫w̄ dτ to the mixed terms:
+        λ̄ ← λ̄ − (∂²L/∂λ∂w)ᵀ P W̄ + (∂u/∂λ)ᵀ W̄, u the optimizer's update. Of the operator's spectrum
+        only the positive part counts (see `positive_flow`): the true trajectory finds its way
+        around negative curvature, which its stand-in does not. The cotangent of optimizer and model
+        state comes back zero.
+        """
+        length = jnp.float32(1) if weight is None else weight
+        batches, keys = _batches(run, state.step, length, self.num_batches)
+        operator = curvature_operator(
+            averaged(run.problem),
+            curvature,
+            state.params,
+            hparams,
+            batches,
+            model_state=state.model_state,
+            key=keys,
+        )
+        one = lambda x: jax.tree.map(lambda leaf: leaf[0], x)
+        response, from_update = _optimizer(
+            run.problem, hparams, state, operator.grads, one(batches), one(keys)
         )
 
+        def product(z):
+            pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
+            curved = operator.product(tree.cast_like(pushed, state.params))
+            return jax.tree.map(
+                lambda c, d, x: c.astype(x.dtype) + d * x, curved, response.to_params, z
+            )
 
-def segment_step(
-    run: Run,
-    hparams: PyTree,
-    state: TrainState,
-    cotangent: Cotangent,
-    weight: Float[Array, ""] | None,
-    *,
-    curvature: Curvature,
-    segments: Segments,
-) -> tuple[Cotangent, ReverseInfo]:
-    """Takes the cotangent back over `weight` steps, all linearised at `state`.
-
-    Where steps are small the reverse pass is the flow dw̄/dτ = −(C P + D) w̄ in steps τ, with C the
-    curvature, P the optimizer's response to the gradient and D its decay of the weights. The
-    segment applies exp(−n(C P + D)), and its integral W̄ = ∫w̄ dτ to the mixed terms:
-    λ̄ ← λ̄ − (∂²L/∂λ∂w)ᵀ P W̄ + (∂u/∂λ)ᵀ W̄, u the optimizer's update. Of the operator's spectrum only
-    the positive part counts (see `positive_flow`): the true trajectory finds its way around
-    negative curvature, which its stand-in does not.
-
-    Args:
-        run: The run.
-        hparams: Hyperparameters.
-        state: Where the segment is linearised, its `step` the middle one.
-        cotangent: The cotangent after the segment.
-        weight: Number n of steps that the segment stands for; `None` for one.
-        curvature: "hessian" or "gauss_newton".
-        segments: How many products, on how many batches.
-
-    Returns:
-        The cotangent before the segment, that of optimizer and model state zero, and a
-        `ReverseInfo`.
-    """
-    length = jnp.float32(1) if weight is None else weight
-    batches, keys = _batches(run, state.step, length, segments.num_batches)
-    operator = curvature_operator(
-        averaged(run.problem),
-        curvature,
-        state.params,
-        hparams,
-        batches,
-        model_state=state.model_state,
-        key=keys,
-    )
-    one = lambda x: jax.tree.map(lambda leaf: leaf[0], x)
-    response, from_update = _optimizer(
-        run.problem, hparams, state, operator.grads, one(batches), one(keys)
-    )
-
-    def product(z):
-        pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
-        curved = operator.product(tree.cast_like(pushed, state.params))
-        return jax.tree.map(
-            lambda c, d, x: c.astype(x.dtype) + d * x, curved, response.to_params, z
-        )
-
-    start = tree.cast_like(cotangent.state.params, response.to_gradient)
-    count = segments.num_products
-    flow = positive_flow(product, response.to_gradient, start, length, num_products=count)
-    pushed = jax.tree.map(jnp.multiply, response.to_gradient, flow.integral)
-    mixed = operator.mixed(tree.cast_like(pushed, state.params))
-    accumulated = jax.tree.map(lambda a, m: a - m.astype(a.dtype), cotangent.hparams, mixed)
-    accumulated = from_update(accumulated, flow.integral)
-    params = tree.cast_like(flow.end, cotangent.state.params)
-    d_state = tree.zeros_like(cotangent.state)._replace(params=params)
-    return Cotangent(d_state, accumulated), ReverseInfo(jnp.sqrt(tree.squared_norm(params)))
+        start = tree.cast_like(cotangent.state.params, response.to_gradient)
+        count = self.num_products
+        flow = positive_flow(product, response.to_gradient, start, length, num_products=count)
+        pushed = jax.tree.map(jnp.multiply, response.to_gradient, flow.integral)
+        mixed = operator.mixed(tree.cast_like(pushed, state.params))
+        accumulated = jax.tree.map(lambda a, m: a - m.astype(a.dtype), cotangent.hparams, mixed)
+        accumulated = from_update(accumulated, flow.integral)
+        params = tree.cast_like(flow.end, cotangent.state.params)
+        d_state = tree.zeros_like(cotangent.state)._replace(params=params)
+        return Cotangent(d_state, accumulated), ReverseInfo(jnp.sqrt(tree.squared_norm(params)))
 
 
 def averaged(problem: Problem) -> Problem:
@@ -169,40 +170,6 @@ def averaged(problem: Problem) -> Problem:
 
     composite = CompositeLoss(predict, criterion, loss.penalty)
     return dataclasses.replace(problem, inner_loss=composite)
-
-
-def settle(run: Run, hparams: PyTree, state: TrainState, cotangent: Cotangent) -> Cotangent:
-    """Turns the model state's cotangent into one of the weights.
-
-    Running statistics are remembered weights: a change of the weights that lasts reaches them in a
-    geometric series, whose first terms come from reverse steps at the final state.
-    """
-    if not jax.tree.leaves(cotangent.state.model_state):
-        return cotangent
-    batch, key = run.inputs(jnp.int32(run.num_steps - 1))
-    inexact, rest = tree.partition(state.model_state)
-
-    def new_model_state(params, inexact):
-        before = tree.combine(inexact, rest)
-        new = run.problem.inner(params, hparams, batch, before, key)[1]
-        return tree.cast_like(tree.partition(new)[0], inexact)
-
-    pull = jax.vjp(new_model_state, state.params, inexact)[1]
-
-    def back(carry, _):
-        d_model_state, total = carry
-        d_params, d_model_state = pull(d_model_state)
-        total = tree.add(total, d_params)
-        return (d_model_state, total), total
-
-    zeros = tree.widen(tree.zeros_like(state.params))
-    carry = (cotangent.state.model_state, zeros)
-    _, sums = jax.lax.scan(back, carry, None, length=NUM_TERMS)
-    params = tree.add(cotangent.state.params, jax.tree.map(geometric_limit, sums))
-    model_state = tree.zeros_like(cotangent.state.model_state)
-    return cotangent._replace(
-        state=cotangent.state._replace(params=params, model_state=model_state)
-    )
 
 
 def _optimizer(
