@@ -6,10 +6,9 @@ import math
 import sys
 from typing import Any
 
-from benchmarks.peers.case import make_case
 from benchmarks.peers.measure import Plan, add_options, measure_case, plan
 from benchmarks.peers.report import paper_table
-from benchmarks.peers.subject import Kind, Subject
+from benchmarks.peers.subject import Kind, Subject, make_case
 from benchmarks.records import write_record
 
 MOMENTA = (0.1, 0.95)

@@ -8,9 +8,8 @@ import optax
 
 import drmad_jax as dj
 from benchmarks import lineup
-from benchmarks.peers.case import Case
-from benchmarks.peers.compiled import optimizer, prepare
-from benchmarks.peers.subject import Answer, Prepared
+from benchmarks.peers.subject import Answer, Case, Prepared
+from benchmarks.peers.with_jax import optimizer, prepare
 from benchmarks.problems import mlp
 from drmad_jax.fixed_point.buffer import rows_needed, to_ratio
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.subject import Answer, Prepared
+from benchmarks.peers.subject import Answer, Case, Prepared
 
 Tensors = list[torch.Tensor]
 

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.subject import Answer, Prepared
+from benchmarks.peers.subject import Answer, Case, Prepared
 from benchmarks.peers.torch_problem import (
     Data,
     Tensors,

@@ -4,8 +4,7 @@ import torch
 import torchopt
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.subject import Prepared
+from benchmarks.peers.subject import Case, Prepared
 from benchmarks.peers.torch_problem import (
     MLP,
     Data,
