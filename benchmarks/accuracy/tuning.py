@@ -66,7 +66,7 @@ def tune(step: Callable, init: Callable, hparams: Any, seed: int) -> tuple[Any, 
 
 
 def _judge(study: StudyProblem, hparams: Any) -> tuple[jax.Array, jax.Array]:
-    train = lineup.trained(study.problem, study.num_steps)
+    train = dj.trained(study.problem, num_steps=study.num_steps)
 
     def losses(seed):
         run = study.sample(jax.random.fold_in(jax.random.key(777), seed))

@@ -7,7 +7,7 @@ record, which holds what a report needs of its runs, and its figures in docs/fig
 `python -m benchmarks.gallery` makes docs/experiments.md of them.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +80,15 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        print(f"unknown: {', '.join(unknown)}; choose from {', '.join(NAMES)}", file=sys.stderr)
-        return 2
-    for number, name in enumerate(chosen := names or NAMES, 1):
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.literature")
+    parser.add_argument("names", nargs="*", choices=NAMES, metavar="NAME")
+    for number, name in enumerate(chosen := parser.parse_args().names or NAMES, 1):
         print(f"[{number}/{len(chosen)}] {name}", flush=True)
         found = run(name)
         keep_figures(name, found)
         print(write_record(PREFIX + name, results(found)), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -31,7 +31,7 @@ def hypergradient(
 def training(case: Case) -> Prepared:
     """Training and the outer loss, without a hypergradient."""
     problem = mlp.problem(optimizer(case))
-    run = lineup.then_outer_loss(problem, lineup.trained(problem, case.num_steps))
+    run = lineup.then_outer_loss(problem, dj.trained(problem, num_steps=case.num_steps))
 
     def call(hparams, params, train, valid, indices, key):
         given = {"hparams": hparams, "params": params}

@@ -165,4 +165,5 @@ PROBLEMS: dict[str, Callable[[], StudyProblem]] = {
     "short": lambda: mlp(STABLE, num_steps=100),
     "long": lambda: mlp(STABLE, num_steps=20_000),
     "ridge": ridge,
+    "learning_rates": learning_rates,
 }
