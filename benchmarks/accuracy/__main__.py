@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 from tqdm import tqdm
 
@@ -95,10 +96,9 @@ def knots_by_distance(study: StudyProblem, count: int) -> list[int]:
         state = dj.init_state(study.problem, study.hparams, params)
         step = lambda s: dj.train_step(study.problem, s, study.hparams, inner_batches(s.step))[0]
         lengths = [every] * (study.num_steps // every) + [0]
-        return dj.forward_scan(step, state, lengths, keep=lambda s: s.params)[1]
+        return dj.forward_scan(step, state, lengths, keep=lambda s: ravel_pytree(s.params)[0])[1]
 
-    kept = jax.tree.leaves(jax.jit(positions)(run["params"], run["inner_batches"]))
-    flat = np.concatenate([np.asarray(x).reshape(len(x), -1) for x in kept], axis=1)
+    flat = np.asarray(jax.jit(positions)(run["params"], run["inner_batches"]))
     travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(flat, axis=0), axis=1))])
     wanted = np.linspace(0, travelled[-1], count)
     return [every * int(k) for k in np.searchsorted(travelled, wanted)]

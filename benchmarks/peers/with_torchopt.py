@@ -5,7 +5,7 @@ import torchopt
 from torch.nn.functional import cross_entropy
 
 from benchmarks.peers.subject import Case, Prepared
-from benchmarks.peers.torch_problem import (
+from benchmarks.peers.with_torch import (
     MLP,
     Data,
     Tensors,
