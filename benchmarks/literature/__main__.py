@@ -8,6 +8,7 @@ record, which holds what a report needs of its runs, and its figures in docs/fig
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,7 @@ def keep_figures(name: str, found: list[Run]) -> None:
 
 def _rounded(value: Any) -> Any:
     """The same with six digits: more would only be read by a machine."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
 def main() -> None:
