@@ -6,6 +6,7 @@ Each runs in a process of its own. One that fails does not stop the others; the 
 at the end. `render` alone renders.
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -22,12 +23,10 @@ def describe(benchmark: Benchmark) -> str:
     return f"{benchmark.name} ({said})" if said else benchmark.name
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in (*render.BY_NAME, "render")]
-    if unknown:
-        choices = ", ".join((*render.BY_NAME, "render"))
-        print(f"unknown: {', '.join(unknown)}; choose from {choices}", file=sys.stderr)
-        return 2
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", choices=(*render.BY_NAME, "render"), metavar="NAME")
+    names = parser.parse_args().names
     chosen = [b for b in render.BENCHMARKS if b.name in names or not names]
     ended = {}
     for number, benchmark in enumerate(chosen, 1):
@@ -43,4 +42,4 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

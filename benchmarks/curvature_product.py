@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import drmad_jax as dj
 from benchmarks.pages import Benchmark, Claim, Results, Verdict
@@ -27,7 +28,7 @@ def forms(problem):
     loss = problem.inner_loss
 
     def reverse_over_reverse(w, h, batch, v):
-        slope = lambda w, h: _dot(jax.grad(loss)(w, h, batch), v)
+        slope = lambda w, h: optax.tree_utils.tree_vdot(jax.grad(loss)(w, h, batch), v)
         return jax.grad(slope, argnums=(0, 1))(w, h)
 
     def reverse_over_forward(w, h, batch, v):
@@ -77,10 +78,6 @@ def main() -> None:
         }
         print(batch_size, results[f"batch {batch_size}"]["over a gradient"])
     print(write_record("curvature_product", {"products": PRODUCTS, **results}))
-
-
-def _dot(a, b):
-    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def _at_most_two(results: Results) -> Verdict:

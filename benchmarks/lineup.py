@@ -28,7 +28,7 @@ LINE_TENTH = "line, Gauss-Newton, T/10 steps"
 CHECKPOINTED, STORED, UNROLLED = "checkpointed", "stored", "unrolled"
 REVERSIBLE = "reversible"
 MEANS = "means, Hessian, 10 x 10"
-# Its knots come from a run: see `through`.
+# Its knots come from a run: `accuracy` makes it.
 BY_DISTANCE = "8 knots, even in distance"
 
 Method = dj.Method | dj.Estimator
@@ -153,21 +153,11 @@ def methods(names: Iterable[str], num_steps: int) -> dict[str, Method]:
     return {name: method(name, num_steps) for name in chosen}
 
 
-def through(knots: list[int]) -> Method:
-    """Ten segments on the straight lines between given steps."""
-    return dj.drmad(knots=knots)
-
-
 def _progress_by_leaf(method: Any) -> Any:
     # A path of the benchmarks' own, from parts of the package that are not public.
     from benchmarks.accuracy.profiled_path import ProfiledLine
 
     return dataclasses.replace(method, path=ProfiledLine())
-
-
-def trained(problem: dj.Problem, num_steps: int) -> Callable[..., dj.TrainState]:
-    """Training alone as the package does it: `(hparams, params, inner_batches, …) -> state`."""
-    return dj.trained(problem, num_steps=num_steps)
 
 
 def run(name: str, problem: Callable[..., dj.Problem], optimizer: str, num_steps: int) -> Run:
@@ -181,7 +171,7 @@ def run(name: str, problem: Callable[..., dj.Problem], optimizer: str, num_steps
     if name == PLAIN:
         return _plain_training(chosen, num_steps)
     if name == LIBRARY:
-        return then_outer_loss(chosen, trained(chosen, num_steps))
+        return then_outer_loss(chosen, dj.trained(chosen, num_steps=num_steps))
     compute = dj.hypergradient(chosen, num_steps=num_steps, method=method(name, num_steps))
 
     def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree):

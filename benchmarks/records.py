@@ -118,7 +118,7 @@ def took_s(script: str) -> float | None:
 def machine(record: dict[str, Any]) -> str:
     """Hardware in words."""
     hardware = record["hardware"]
-    cores = hardware.get("usable_cores", hardware["cores"])
+    cores = hardware["usable_cores"]
     of = "" if cores == hardware["cores"] else f" of {hardware['cores']}"
     text = f"{hardware['processor']}, {cores}{of} cores"
     return text if hardware["backend"] == "cpu" else f"{hardware['device']}; {text}"
@@ -126,9 +126,7 @@ def machine(record: dict[str, Any]) -> str:
 
 def is_busy(record: dict[str, Any]) -> bool:
     """Whether something else was running: more load than the cores that were used."""
-    hardware = record["hardware"]
-    cores = hardware.get("usable_cores", hardware["cores"])
-    return hardware.get("load_average", 0) > 1.5 * cores
+    return record["hardware"]["load_average"] > 1.5 * record["hardware"]["usable_cores"]
 
 
 def commit(record: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import curvature_product, first_result, looks, records, reversible_memory
+from benchmarks import curvature_product, first_result, looks, programs, records, reversible_memory
 from benchmarks.accuracy import page as study
 from benchmarks.breakdown import page as breakdown
 from benchmarks.cost import page as cost
@@ -18,7 +18,6 @@ from benchmarks.memory import page as memory
 from benchmarks.pages import Benchmark, claims_table, fill, records_table, table
 from benchmarks.peers import page as peers
 from benchmarks.population import page as population
-from benchmarks.programs import page as programs
 
 # In the order of the page and of a run of all.
 BENCHMARKS = (

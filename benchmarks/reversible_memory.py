@@ -8,6 +8,7 @@ the MNIST MLP at T = 1000 (45,360 weights, batch 50, float32), as XLA reports it
 call, medians of calls in turn.
 """
 
+import functools
 import math
 
 import jax
@@ -43,19 +44,11 @@ def bits_per_step(momentum):
 def programs():
     """Compiled hypergradients of the MNIST MLP, all under the rule in fixed point."""
     problem = mlp.problem(lineup.OPTIMIZERS["reversible momentum"])
-
-    def hypergradient(name):
-        method = lineup.method(name, NUM_STEPS)
-        compute = dj.hypergradient(problem, num_steps=NUM_STEPS, method=method)
-
-        def call(hparams, params, data, outer_batch):
-            batches = dj.minibatches(data, 50, jax.random.key(1))
-            return compute(hparams, params, batches, outer_batch)
-
-        return call
-
-    names = lineup.REVERSIBLE, lineup.STORED, lineup.CHECKPOINTED
-    return compile_all({name: hypergradient(name) for name in names}, *mlp.arguments())
+    methods = lineup.methods((lineup.REVERSIBLE, lineup.STORED, lineup.CHECKPOINTED), NUM_STEPS)
+    compute = functools.partial(dj.hypergradient, problem, num_steps=NUM_STEPS)
+    hparams, params, data, outer_batch = mlp.arguments()
+    given = hparams, params, dj.minibatches(data, 50, jax.random.key(1)), outer_batch
+    return compile_all({name: compute(method=each) for name, each in methods.items()}, *given)
 
 
 def main() -> None:

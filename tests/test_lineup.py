@@ -9,7 +9,7 @@ pytest.importorskip("benchmarks", reason="needs the repository's root on the pat
 from benchmarks import lineup, render
 from benchmarks.cost.__main__ import GRID
 from benchmarks.peers import ours
-from benchmarks.programs.__main__ import METHODS
+from benchmarks.programs import METHODS
 
 import drmad_jax as dj
 

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="needs the repository's root on the path")
 
-from benchmarks.programs import __main__ as programs
-from benchmarks.programs.page import COMPILED, LOWERED, PRODUCTS
+from benchmarks import programs
+from benchmarks.programs import COMPILED, LOWERED, PRODUCTS
 from benchmarks.timing import ratios
 
 MATRIX = jnp.ones((3, 3))

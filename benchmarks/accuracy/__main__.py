@@ -6,25 +6,27 @@ PART is agreement, tuned, paths, learning_rates or tuning. Writes a record for e
 problem; `python -m benchmarks.study` puts them into docs/study.md.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 from tqdm import tqdm
 
 import drmad_jax as dj
 from benchmarks import lineup
 from benchmarks.accuracy.tuning import outer_step, tune, tuning
-from benchmarks.problems.study import PROBLEMS, StudyProblem, learning_rates, ridge_closed_form
+from benchmarks.problems.study import PROBLEMS, StudyProblem, ridge_closed_form
 from benchmarks.records import write_record
 
 NUM_SEEDS = 8
 SEEDS_OF = {"long": 3}
+LINE_UPS = {"conv_sgd": lineup.ROUGH, "learning_rates": lineup.LEARNING_RATES}
 
 
 def compared(
@@ -47,8 +49,7 @@ def compared(
 def agreement(name: str) -> dict[str, Any]:
     """Every method against the exact one, on the same seeds and on others."""
     study = PROBLEMS[name]()
-    names = lineup.ROUGH if name == "conv_sgd" else lineup.STUDY
-    chosen = lineup.methods(names, study.num_steps)
+    chosen = lineup.methods(LINE_UPS.get(name, lineup.STUDY), study.num_steps)
     results = compared(study, chosen, num_seeds=SEEDS_OF.get(name, NUM_SEEDS), label=name)
     if name == "ridge":
         results["cosine with the closed form"] = _with_closed_form(study)
@@ -79,11 +80,12 @@ def _with_closed_form(study: StudyProblem) -> dict[str, float]:
 def paths(name: str) -> dict[str, Any]:
     """What knots, means and the optimizer's state on the path buy."""
     study = PROBLEMS[name]()
-    by_distance = lineup.through(knots_by_distance(study, 8))
-    make = lambda path: (
-        by_distance if path == lineup.BY_DISTANCE else lineup.method(path, study.num_steps)
-    )
-    return compared(study, {path: make(path) for path in lineup.PATHS}, label=f"{name}, paths")
+    by_distance = dj.drmad(knots=knots_by_distance(study, 8))
+    chosen = {
+        path: by_distance if path == lineup.BY_DISTANCE else lineup.method(path, study.num_steps)
+        for path in lineup.PATHS
+    }
+    return compared(study, chosen, label=f"{name}, paths")
 
 
 def knots_by_distance(study: StudyProblem, count: int) -> list[int]:
@@ -94,44 +96,38 @@ def knots_by_distance(study: StudyProblem, count: int) -> list[int]:
         state = dj.init_state(study.problem, study.hparams, params)
         step = lambda s: dj.train_step(study.problem, s, study.hparams, inner_batches(s.step))[0]
         lengths = [every] * (study.num_steps // every) + [0]
-        return dj.forward_scan(step, state, lengths, keep=lambda s: s.params)[1]
+        return dj.forward_scan(step, state, lengths, keep=lambda s: ravel_pytree(s.params)[0])[1]
 
-    kept = jax.tree.leaves(jax.jit(positions)(run["params"], run["inner_batches"]))
-    flat = np.concatenate([np.asarray(x).reshape(len(x), -1) for x in kept], axis=1)
+    flat = np.asarray(jax.jit(positions)(run["params"], run["inner_batches"]))
     travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(flat, axis=0), axis=1))])
     wanted = np.linspace(0, travelled[-1], count)
     return [every * int(k) for k in np.searchsorted(travelled, wanted)]
 
 
-def rates(_: str) -> dict[str, Any]:
-    """Learning rates of 20 blocks of steps: what a path knows of them."""
-    study = learning_rates()
-    chosen = lineup.methods(lineup.LEARNING_RATES, study.num_steps)
-    return compared(study, chosen, label="learning rates")
-
-
 # What each part measures, its record, and the problems that it takes unless told otherwise.
 PARTS: dict[str, tuple[Callable[[str], dict[str, Any]], str, tuple[str, ...]]] = {
-    "agreement": (agreement, "agreement_{}", tuple(PROBLEMS)),
+    "agreement": (
+        agreement, "agreement_{}", tuple(name for name in PROBLEMS if name != "learning_rates"),
+    ),
     "paths": (paths, "agreement_paths_{}", ("mlp_chaotic", "mlp_adam")),
     "tuned": (tuned, "agreement_tuned_{}", ("mlp_chaotic",)),
-    "learning_rates": (rates, "agreement_{}", ("learning_rates",)),
+    # What a path knows of the learning rates of 20 blocks of steps.
+    "learning_rates": (agreement, "agreement_{}", ("learning_rates",)),
     "tuning": (
-        tuning,
-        "tuning_{}",
-        ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_sgd", "conv_smooth"),
+        tuning, "tuning_{}", ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_sgd", "conv_smooth"),
     ),
-}
+}  # fmt: skip
 
 
-def main(arguments: list[str]) -> None:
-    part, names = (arguments[0] if arguments else None), arguments[1:]
-    if part not in (None, *PARTS):
-        raise SystemExit(f"unknown: {part}; choose from {', '.join(PARTS)}")
-    for measured, record, problems in [PARTS[part]] if part else PARTS.values():
-        for name in names or problems:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
+    parser.add_argument("part", nargs="?", choices=PARTS, metavar="PART")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    asked = parser.parse_args()
+    for measured, record, problems in [PARTS[asked.part]] if asked.part else PARTS.values():
+        for name in asked.names or problems:
             print(write_record(record.format(name), measured(name)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -66,14 +66,14 @@ def tune(step: Callable, init: Callable, hparams: Any, seed: int) -> tuple[Any, 
 
 
 def _judge(study: StudyProblem, hparams: Any) -> tuple[jax.Array, jax.Array]:
-    train = lineup.trained(study.problem, study.num_steps)
+    train = dj.trained(study.problem, num_steps=study.num_steps)
 
     def losses(seed):
         run = study.sample(jax.random.fold_in(jax.random.key(777), seed))
         outer_batch = run.pop("outer_batch")
         state = train(hparams, **run)
-        valid = study.problem.outer(state.params, hparams, outer_batch, state.model_state)
-        return valid, study.test_loss(state, hparams)
+        on = lambda batch: study.problem.outer(state.params, hparams, batch, state.model_state)
+        return on(outer_batch), on(study.test)
 
     return jax.lax.map(losses, jnp.arange(NUM_FRESH_SEEDS))
 

@@ -89,22 +89,19 @@ def _line(axes: Axes, cells: Sequence[Results], label: str) -> None:
 
 def _at_most(limit: float, optimizer: str, label: str) -> Callable[[Results], Verdict]:
     def judge(results: Results) -> Verdict:
-        ratio = _large_mlp(results, optimizer)["over plain training"][label]
+        ratio = _large_mlp(results, optimizer)[label]
         return Verdict(spread(ratio), ratio["median"] <= limit)
 
     return judge
 
 
 def _large_mlp(results: Results, optimizer: str) -> Results:
-    """The cell of the MLP at batch 500."""
-    wanted = ("mlp", optimizer, 500)
-    key = lambda cell: (cell["subject"], cell["optimizer"], cell["batch_size"])
-    (found,) = (cell for cell in results["cells"].values() if key(cell) == wanted)
-    return found
+    """Ratios of the MLP at batch 500."""
+    return results["cells"][f"mlp, {optimizer}, batch 500, T = 1000"]["over plain training"]
 
 
 def _headline(results: Results) -> str:
-    over = _large_mlp(results, "momentum")["over plain training"]
+    over = _large_mlp(results, "momentum")
     ratio = lambda label: f"{over[label]['median']:.2f}"
     return (
         f"`drmad()` {ratio(lineup.DEFAULT)}; Gauss–Newton on the line, every step "

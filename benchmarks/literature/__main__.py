@@ -7,7 +7,8 @@ record, which holds what a report needs of its runs, and its figures in docs/fig
 `python -m benchmarks.gallery` makes docs/experiments.md of them.
 """
 
-import sys
+import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +74,18 @@ def keep_figures(name: str, found: list[Run]) -> None:
 
 def _rounded(value: Any) -> Any:
     """The same with six digits: more would only be read by a machine."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        print(f"unknown: {', '.join(unknown)}; choose from {', '.join(NAMES)}", file=sys.stderr)
-        return 2
-    for number, name in enumerate(chosen := names or NAMES, 1):
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.literature")
+    parser.add_argument("names", nargs="*", choices=NAMES, metavar="NAME")
+    for number, name in enumerate(chosen := parser.parse_args().names or NAMES, 1):
         print(f"[{number}/{len(chosen)}] {name}", flush=True)
         found = run(name)
         keep_figures(name, found)
         print(write_record(PREFIX + name, results(found)), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

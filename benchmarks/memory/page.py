@@ -54,7 +54,7 @@ def _figure(results: Results) -> Figure:
     for label, look in shown.items():
         points = results["by number of steps"].get(label, [])
         _line(left, points, "num_steps", label, look)
-        _law_line(left, points, label, look)
+        _law_line(left, points, results["out of 16 GiB"].get(label, {}), label, look)
         points = results["by number of weights"].get(label, [])
         _line(right, points, "weights", None, look)
     for axes in (left, right):
@@ -90,14 +90,14 @@ def _line(
         )  # fmt: skip
 
 
-def _law_line(axes: Axes, points: list[Results], label: str, look: dict[str, Any]) -> None:
+def _law_line(
+    axes: Axes, points: list[Results], law: Results, label: str, look: dict[str, Any]
+) -> None:
     """The fitted law from the last point to where it meets the limit."""
-    sized = [p for p in points if p.get("temporary_bytes")]
-    law = laws.fit(label, sized) if len(sized) >= 2 else {}
     most = law.get("steps in 16 GiB")
     if not most:
         return
-    last = sized[-1]
+    last = [p for p in points if p.get("temporary_bytes")][-1]
     steps = np.geomspace(last["num_steps"], most, 50)
     grow, slope = laws.growth(label), law["slope"]
     more = np.array([grow(T) - grow(last["num_steps"]) for T in steps])
@@ -106,14 +106,12 @@ def _law_line(axes: Axes, points: list[Results], label: str, look: dict[str, Any
 
 def _flat(results: Results) -> Verdict:
     """Compiled bytes at the most steps over those at 1,000, of what should not grow."""
-    grown, most, last = {}, 0, {}
-    for label in lineup.LONG:
-        points = results["by number of steps"][label]
-        at = {p["num_steps"]: p["temporary_bytes"] for p in points}
-        most = max(at)
-        grown[label], last[label] = at[most] / at[1000], at[most]
-    worst = max(grown.values())
-    size = last[lineup.DEFAULT] / 2**20
+    by_steps = results["by number of steps"]
+    sizes = lambda label: {p["num_steps"]: p["temporary_bytes"] for p in by_steps[label]}
+    at = {label: sizes(label) for label in lineup.LONG}
+    most = max(at[lineup.DEFAULT])
+    worst = max(found[most] / found[1000] for found in at.values())
+    size = at[lineup.DEFAULT][most] / 2**20
     figure = f"from T = 1,000 to {most:,} by {worst - 1:.1%} at most; drmad() {size:.0f} MiB"
     return Verdict(figure, worst <= 1.05)
 

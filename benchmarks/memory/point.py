@@ -26,13 +26,10 @@ def program(point: dict[str, Any]) -> tuple[Program, int]:
     """The compiled hypergradient of the MLP with the given layers, and the number of weights."""
     hparams, params, data, outer_batch = _arguments(tuple(point["layers"]))
     run = lineup.run(point["label"], mlp.problem, "momentum", point["num_steps"])
-
-    def call(hparams, params, data, outer_batch, key):
-        batches = dj.minibatches(data, point["batch_size"], key)
-        return run({"hparams": hparams, "params": params, "key": key}, batches, outer_batch)
-
-    given = hparams, params, data, outer_batch, jax.random.key(1)
-    made = compile_all({"call": call}, *given)["call"]
+    key = jax.random.key(1)
+    given = {"hparams": hparams, "params": params, "key": key}
+    batches = dj.minibatches(data, point["batch_size"], key)
+    made = compile_all({"call": run}, given, batches, outer_batch)["call"]
     return made, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

@@ -6,10 +6,9 @@ import math
 import sys
 from typing import Any
 
-from benchmarks.peers.case import make_case
 from benchmarks.peers.measure import Plan, add_options, measure_case, plan
-from benchmarks.peers.report import paper_table
-from benchmarks.peers.subject import Kind, Subject
+from benchmarks.peers.report import Rows, paper_table
+from benchmarks.peers.subject import Kind, Subject, make_case
 from benchmarks.records import write_record
 
 MOMENTA = (0.1, 0.95)
@@ -23,7 +22,6 @@ BASELINES = (EXACT, REVERSIBLE, REFERENCE)
 ORIGINAL = ("original, DrMAD, T/10 steps", "original, DrMAD, T steps")
 COMPILED = ("published_drmad, T/10 steps", "published_drmad, T steps", "drmad()")
 TRAINING = {"NumPy": "original, plain training", "drmad_jax": "plain training"}
-Rows = dict[str, dict[str, Any]]
 
 
 def subjects() -> list[Subject]:
@@ -33,13 +31,13 @@ def subjects() -> list[Subject]:
         "approximate": ORIGINAL + COMPILED,
         "training": tuple(TRAINING.values()),
     }
-    module = lambda name: ("NumPy", "original") if "original" in name else ("drmad_jax", "ours")
-
-    def make(name: str, kind: Kind) -> Subject:
-        package, where = module(name)
-        return Subject(name, package, kind, where)
-
-    return [make(name, kind) for kind, names in kinds.items() for name in names]
+    package = lambda name: "NumPy" if "original" in name else "drmad_jax"
+    modules = {"NumPy": "original", "drmad_jax": "ours"}
+    return [
+        Subject(name, package(name), kind, modules[package(name)])
+        for kind, names in kinds.items()
+        for name in names
+    ]
 
 
 def factors(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -73,10 +71,10 @@ def factors(rows: Rows) -> dict[str, dict[str, Any]]:
 def buffers(rows: Rows, weights: int) -> dict[str, Any]:
     """What the reversals keep for the way back, beside DrMAD's two vectors of weights."""
     kept = {"original DrMAD": 2 * 8 * weights, "published_drmad": 2 * 4 * weights}
-    held = {name: rows[name].get("buffer_bytes") for name in (EXACT, REVERSIBLE)}
-    reversals = {name: count for name, count in held.items() if count is not None}
-    wide, narrow = kept["original DrMAD"], kept["published_drmad"]
-    over = lambda count: {"float64": round(count / wide, 2), "float32": round(count / narrow, 2)}
+    key, names = "buffer_bytes", (EXACT, REVERSIBLE)
+    reversals = {name: rows[name][key] for name in names if key in rows[name]}
+    widths = {"float64": kept["original DrMAD"], "float32": kept["published_drmad"]}
+    over = lambda count: {width: round(count / size, 2) for width, size in widths.items()}
     return {
         "bytes": kept | reversals,
         "over DrMAD": {name: over(count) for name, count in reversals.items()},

@@ -16,10 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.peers import worker
-from benchmarks.peers.case import Case
-from benchmarks.peers.pool import Failed, Limits, Worker, groups_of_cores
-from benchmarks.peers.subject import Answer, Subject
-from benchmarks.peers.worker import Readiness, Run
+from benchmarks.peers.subject import Answer, Case, Subject
+from benchmarks.peers.worker import Failed, Limits, Readiness, Run, Worker, groups_of_cores
 
 # Of the difference from the reference, relative to its norm: float32, a thousand steps, and other
 # orders of summation.

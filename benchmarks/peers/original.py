@@ -17,8 +17,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd import grad
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.subject import Answer, Prepared
+from benchmarks.peers.subject import Answer, Case, Prepared
 
 RADIX_SCALE = 2**52
 DENOMINATOR = 2**16

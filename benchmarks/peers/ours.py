@@ -8,9 +8,8 @@ import optax
 
 import drmad_jax as dj
 from benchmarks import lineup
-from benchmarks.peers.case import Case
-from benchmarks.peers.compiled import optimizer, prepare
-from benchmarks.peers.subject import Answer, Prepared
+from benchmarks.peers.subject import Answer, Case, Prepared
+from benchmarks.peers.with_jax import optimizer, prepare
 from benchmarks.problems import mlp
 from drmad_jax.fixed_point.buffer import rows_needed, to_ratio
 
@@ -32,7 +31,7 @@ def hypergradient(
 def training(case: Case) -> Prepared:
     """Training and the outer loss, without a hypergradient."""
     problem = mlp.problem(optimizer(case))
-    run = lineup.then_outer_loss(problem, lineup.trained(problem, case.num_steps))
+    run = lineup.then_outer_loss(problem, dj.trained(problem, num_steps=case.num_steps))
 
     def call(hparams, params, train, valid, indices, key):
         given = {"hparams": hparams, "params": params}

@@ -4,9 +4,8 @@ import higher
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.subject import Prepared
-from benchmarks.peers.torch_problem import MLP, Data, Tensors, penalty, through_graph
+from benchmarks.peers.subject import Case, Prepared
+from benchmarks.peers.with_torch import MLP, Data, Tensors, penalty, through_graph
 
 
 def inner_loop(case: Case) -> Prepared:

@@ -10,9 +10,8 @@ import jax
 import jaxopt
 from jaxopt import implicit_diff, linear_solve
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.compiled import gradient, optimizer, prepare, take
-from benchmarks.peers.subject import Prepared
+from benchmarks.peers.subject import Case, Prepared
+from benchmarks.peers.with_jax import gradient, optimizer, prepare, take
 from benchmarks.problems.mlp import inner_loss, outer_loss
 
 # On the normal equations, jaxopt's own choice: the Hessian of a minibatch is indefinite.

@@ -13,10 +13,8 @@ import lineax
 import optax
 import optimistix
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.compiled import gradient, optimizer, prepare, take, train_step
-from benchmarks.peers.subject import Prepared
-from benchmarks.peers.with_jax import of_scan
+from benchmarks.peers.subject import Case, Prepared
+from benchmarks.peers.with_jax import gradient, of_scan, optimizer, prepare, take, train_step
 from benchmarks.problems.mlp import inner_loss, outer_loss
 
 # Not 0, at which the gradient of the (unused) stopping rule is not a number. The counter moves by

@@ -4,9 +4,8 @@ import torch
 import torchopt
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers.case import Case
-from benchmarks.peers.subject import Prepared
-from benchmarks.peers.torch_problem import (
+from benchmarks.peers.subject import Case, Prepared
+from benchmarks.peers.with_torch import (
     MLP,
     Data,
     Tensors,

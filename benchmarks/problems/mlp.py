@@ -17,7 +17,7 @@ def arguments(num_examples: int = 15000, seed: int = 0, layers: tuple[int, ...] 
         {"w": jax.random.normal(key, (a, b)) * a**-0.5, "b": jnp.zeros(b)}
         for key, (a, b) in zip(keys, sizes, strict=False)
     ]
-    data = (_data(keys[4], num_examples), _data(keys[5], num_examples // 3))
+    data = images(keys[4], num_examples), images(keys[5], num_examples // 3)
     return penalties(params, -4.4), params, *data
 
 
@@ -61,11 +61,12 @@ def penalty(params, log_l2):
     return sum(map(term, log_l2, _kernels(params)), jnp.float32(0))
 
 
+def images(key, count: int, shape: tuple[int, ...] = LAYERS[:1]) -> dict[str, jax.Array]:
+    """Random images of a shape, with one of ten classes each."""
+    first, second = jax.random.split(key)
+    x = jax.random.uniform(first, (count, *shape))
+    return {"x": x, "y": jax.random.randint(second, (count,), 0, LAYERS[-1])}
+
+
 def _kernels(params):
     return [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
-
-
-def _data(key, count):
-    first, second = jax.random.split(key)
-    x = jax.random.uniform(first, (count, LAYERS[0]))
-    return {"x": x, "y": jax.random.randint(second, (count,), 0, LAYERS[-1])}

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 import drmad_jax as dj
 from benchmarks.problems import mlp as paper
-from benchmarks.problems.mlp import cross_entropy, penalties, penalty
+from benchmarks.problems.mlp import cross_entropy, images, penalties, penalty
 from benchmarks.problems.networks import (
     LENGTH,
     VOCABULARY,
@@ -48,7 +48,8 @@ def mlp() -> Subject:
 def conv() -> Subject:
     """Two convolutions with batch normalisation, dropout, on data of Fashion-MNIST's shape."""
     model, keys = ConvNet(), jax.random.split(jax.random.key(0), 4)
-    data, outer_batch = _images(keys[0], 5000), _images(keys[1], 1000)
+    shape = 28, 28, 1
+    data, outer_batch = images(keys[0], 5000, shape), images(keys[1], 1000, shape)
     variables = model.init(keys[2], data["x"][:1], train=False)
     state = {"model_state": variables["batch_stats"], "key": keys[3]}
     return _subject(with_batch_norm(model), variables["params"], data, outer_batch, state)
@@ -70,12 +71,6 @@ def _subject(losses, params, data, outer_batch, state) -> Subject:
     loss = dj.composite_loss(predict, cross_entropy, penalty)
     given = {"hparams": penalties(params, -6.0), "params": params, **state}
     return Subject(lambda optimizer: dj.Problem(loss, outer, optimizer), given, data, outer_batch)
-
-
-def _images(key: Array, count: int) -> dict[str, Array]:
-    first, second = jax.random.split(key)
-    x = jax.random.uniform(first, (count, 28, 28, 1))
-    return {"x": x, "y": jax.random.randint(second, (count,), 0, 10)}
 
 
 def _tokens(key: Array, count: int) -> dict[str, Array]:

@@ -27,7 +27,7 @@ class StudyProblem:
     hparams: PyTree  # where the comparison is made, and tuning starts
     num_steps: int
     sample: Callable[[Array], dict[str, Any]]  # by key: what a hypergradient takes after `hparams`
-    test_loss: Callable[[dj.TrainState, PyTree], Array]  # on examples that nothing else sees
+    test: dict[str, Array]  # examples that nothing else sees
 
 
 @functools.cache
@@ -72,8 +72,8 @@ def mlp(
         batches = dj.minibatches(train, BATCH_SIZE, batch_key)
         return {"params": init(init_key), "inner_batches": batches, "outer_batch": data["valid"]}
 
-    test_loss = lambda state, h: outer(state.params, h, data["test"])
-    return StudyProblem(dj.Problem(loss, outer, optimizer), hparams, num_steps, sample, test_loss)
+    problem = dj.Problem(loss, outer, optimizer)
+    return StudyProblem(problem, hparams, num_steps, sample, data["test"])
 
 
 def conv(optimizer: optax.GradientTransformation, *, num_steps: int = 600) -> StudyProblem:
@@ -95,8 +95,8 @@ def conv(optimizer: optax.GradientTransformation, *, num_steps: int = 600) -> St
         }
 
     loss = dj.composite_loss(predict, cross_entropy, lambda params, h: penalty(params, h["log_l2"]))
-    test_loss = lambda state, h: outer(state.params, h, data["test"], model_state=state.model_state)
-    return StudyProblem(dj.Problem(loss, outer, optimizer), hparams, num_steps, sample, test_loss)
+    problem = dj.Problem(loss, outer, optimizer)
+    return StudyProblem(problem, hparams, num_steps, sample, data["test"])
 
 
 def ridge(*, num_steps: int = 1000) -> StudyProblem:
@@ -117,9 +117,8 @@ def ridge(*, num_steps: int = 1000) -> StudyProblem:
         batches = dj.minibatches(points["train"], NUM_TRAIN, key, order="cyclic")
         return {"params": start, "inner_batches": batches, "outer_batch": points["valid"]}
 
-    test_loss = lambda state, h: outer(state.params, h, points["test"])
     problem = dj.Problem(loss, outer, optax.sgd(0.02, momentum=0.9))
-    return StudyProblem(problem, {"log_l2": jnp.full(784, -3.0)}, num_steps, sample, test_loss)
+    return StudyProblem(problem, {"log_l2": jnp.full(784, -3.0)}, num_steps, sample, points["test"])
 
 
 def ridge_closed_form(hparams: PyTree) -> PyTree:
@@ -165,4 +164,5 @@ PROBLEMS: dict[str, Callable[[], StudyProblem]] = {
     "short": lambda: mlp(STABLE, num_steps=100),
     "long": lambda: mlp(STABLE, num_steps=20_000),
     "ridge": ridge,
+    "learning_rates": learning_rates,
 }

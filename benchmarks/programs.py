@@ -22,12 +22,13 @@ import jax
 
 import drmad_jax as dj
 from benchmarks import lineup
+from benchmarks.pages import Benchmark, Results, mib, table
 from benchmarks.problems.random import SUBJECTS, Subject
-from benchmarks.programs.page import COMPILED, LOWERED, PRODUCTS
 from benchmarks.records import write_record
 from benchmarks.timing import Program, compile_calls, options
 
 BATCH_SIZE = 50
+LOWERED, COMPILED, PRODUCTS = "copies as lowered", "copies as compiled", "products"
 # Model, optimizer, and steps T.
 CELLS = {
     "mlp, momentum": ("mlp", "momentum", 1000),
@@ -99,6 +100,28 @@ def main() -> None:
         results[cell] = run_cell(cell, list(asked.methods or METHODS), asked.rounds)
     print(write_record(asked.name, {"batch size": BATCH_SIZE, "cells": results}))
 
+
+def _table(results: Results) -> str:
+    """Seconds, copies and MiB of every method, a table for each problem."""
+    head = (
+        "method", "tracing and lowering, s", "compiling, s", LOWERED, COMPILED, PRODUCTS,
+        "temporary MiB",
+    )  # fmt: skip
+    pieces = []
+    for cell, found in results["cells"].items():
+        lines = [
+            (
+                name, f"{row['lower_s']:.2f}", f"{row['compile_s']:.2f}",
+                *(f"{row[key]:g}" for key in (LOWERED, COMPILED, PRODUCTS)),
+                mib(row["temporary_bytes"]),
+            )
+            for name, row in found.items()
+        ]  # fmt: skip
+        pieces.append(f"**{cell}**\n\n{table(head, lines)}")
+    return "\n".join(pieces)
+
+
+BENCHMARK = Benchmark("programs", table=_table)
 
 if __name__ == "__main__":
     main()
