@@ -128,6 +128,6 @@ def test_it_leaves_nothing_in_the_program(monkeypatch):
     given = problems.hparams(), problems.params(), problems.batches(), problems.data()
     with jax.numpy_dtype_promotion("standard"):
         checked = str(jax.make_jaxpr(compute)(*given))
-        module = importlib.import_module("drmad_jax.hypergradient")
+        module = importlib.import_module("drmad_jax.protocol")
         monkeypatch.setattr(module, "warn_of_infinite_slope", lambda *_: None)
         assert str(jax.make_jaxpr(compute)(*given)) == checked

@@ -70,6 +70,16 @@ def test_train_warns_too():
         jax.eval_shape(train, problems.hparams(), problems.params(), problems.batches())
 
 
+def test_train_refuses_what_it_cannot_see_and_leaves_what_acts_later_alone():
+    train = dj.train(problems.problem(), num_steps=NUM_STEPS, method=dj.implicit())
+    args = problems.hparams(), problems.params(), problems.batches()
+    with pytest.raises(ValueError, match=r"cannot see `hparams\['lr'\]`, `hparams\['momentum'\]`"):
+        jax.eval_shape(train, *args)
+    fixed = problems.problem(optax.sgd(0.05, momentum=0.8))
+    train = dj.train(fixed, num_steps=NUM_STEPS, method=dj.implicit())
+    jax.eval_shape(train, *args)  # learning rate and momentum act nowhere in this training
+
+
 @dataclasses.dataclass(frozen=True)
 class Own(Path):
     """A path of a user's own: knots behind another name."""

@@ -1,7 +1,5 @@
 """The entry points: `hypergradient`, the differentiable `train`, and plain `trained`."""
 
-import dataclasses
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,11 +8,9 @@ from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_scalar
-from drmad_jax._checks.optimizer import warn_of_infinite_slope
-from drmad_jax._checks.unused import unused_leaves, used_leaves
 from drmad_jax.methods.drmad import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
-from drmad_jax.protocol import DependsOn, Estimator, Info, Method
+from drmad_jax.protocol import Estimator, Info, Method, resolved
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent, init_cotangent
 
@@ -189,7 +185,7 @@ def train(
     ) -> TrainState:
         hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
         run = _run(problem, num_steps, params, inner_batches, model_state, key)
-        chosen = _resolved(checked, run, run.start(hparams), hparams)
+        chosen = resolved(checked, run, run.start(hparams), hparams)
         if chosen.is_native:
             return chosen.forward(run, run.start(hparams), hparams)[0]
         inner_batches = _constant("inner_batches", inner_batches)
@@ -302,7 +298,7 @@ def _differentiate(
 ) -> Hypergradient:
     """The hypergradient by a method that goes from the final state's cotangent back."""
     outer = lambda h: run.problem.outer(start.state.params, h, outer_batch, start.state.model_state)
-    method = _resolved(method, run, start.state, hparams, outer)
+    method = resolved(method, run, start.state, hparams, outer)
     final, trace = method.forward(run, start.state, hparams)
     value, cotangent = outer_cotangent(run.problem, final, hparams, outer_batch)
     cotangent, info = method.backward(run, trace, hparams, cotangent)
@@ -349,51 +345,10 @@ def outer_cotangent(
 def _check_losses(run: Run, state: TrainState, hparams: PyTree, outer_batch: PyTree) -> None:
     """Looks at what both losses return, at trace time and at no cost."""
 
-    def inner(run_inputs, state, hparams):
-        batch, key = dataclasses.replace(run, **run_inputs).inputs(state.step)
+    def inner(state, hparams):
+        batch, key = run.inputs(state.step)
         return run.problem.inner(state.params, hparams, batch, state.model_state, key)[0]
 
-    run_inputs = {"inner_batches": run.inner_batches, "key": run.key}
-    check_scalar("inner_loss", jax.eval_shape(inner, run_inputs, state, hparams))
+    check_scalar("inner_loss", jax.eval_shape(inner, state, hparams))
     outer = jax.eval_shape(run.problem.outer, state.params, hparams, outer_batch, state.model_state)
     check_scalar("outer_loss", outer)
-
-
-def _resolved(
-    method: Method,
-    run: Run,
-    state: TrainState,
-    hparams: PyTree,
-    outer: DependsOn = lambda hparams: None,
-) -> Method:
-    """The method for this run, after what it has to say about it: once, while it is traced.
-
-    Raises:
-        ValueError: Of hyperparameters that neither the method nor the outer loss sees: not a zero.
-    """
-    method = method.resolve(run, state)
-    sees = method.sees(run, state)
-    unseen = [] if sees is None else unused_leaves(lambda h: (sees(h), outer(h)), hparams)
-    if unseen:
-        raise ValueError(
-            f"{method} cannot see {_named(unseen)}, whose hypergradient would be zero whatever its "
-            "effect: take it out of `hparams`, or use a method that goes back to the first step, "
-            "such as checkpointed()"
-        )
-    distorts = method.distorts(run, state)
-    distorted = [] if distorts is None else used_leaves(distorts, hparams)
-    if distorted:
-        warnings.warn(
-            f"hyperparameters inside the optimizer, {_named(distorted)}: {method} does not go back "
-            "through the optimizer's true states, and their hypergradients are biased, wrong signs "
-            "included. Use an exact method for them, such as checkpointed()",
-            UserWarning,
-            stacklevel=4,
-        )
-    if method.differentiates_optimizer:
-        warn_of_infinite_slope(run.problem, hparams, state.params)
-    return method
-
-
-def _named(leaves: list[str]) -> str:
-    return ", ".join(f"`hparams{name}`" for name in leaves)

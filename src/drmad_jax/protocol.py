@@ -1,10 +1,13 @@
-"""What a method is, and what it reports."""
+"""What a method is, what it reports, and what it has to say about a run before it begins."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from drmad_jax._checks.optimizer import warn_of_infinite_slope
+from drmad_jax._checks.unused import unused_leaves, used_leaves
 from drmad_jax.problem import TrainState
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent
@@ -123,3 +126,53 @@ class Estimator(Protocol):
             key: For whatever is drawn; `None` where the call had none.
         """
         ...
+
+
+def resolved(
+    method: Method,
+    run: Run,
+    state: TrainState,
+    hparams: PyTree,
+    outer: DependsOn | None = None,
+) -> Method:
+    """The method for this run, after what it has to say about it: once, while it is traced.
+
+    Raises:
+        ValueError: Of hyperparameters that neither the method nor the outer loss sees: not a zero.
+    """
+    method = method.resolve(run, state)
+    unseen = _unseen(method, run, state, hparams, outer)
+    if unseen:
+        raise ValueError(
+            f"{method} cannot see {_named(unseen)}, whose hypergradient would be zero whatever its "
+            "effect: take it out of `hparams`, or use a method that goes back to the first step, "
+            "such as checkpointed()"
+        )
+    distorts = method.distorts(run, state)
+    distorted = [] if distorts is None else used_leaves(distorts, hparams)
+    if distorted:
+        warnings.warn(
+            f"hyperparameters inside the optimizer, {_named(distorted)}: {method} does not go back "
+            "through the optimizer's true states, and their hypergradients are biased, wrong signs "
+            "included. Use an exact method for them, such as checkpointed()",
+            UserWarning,
+            stacklevel=4,
+        )
+    if method.differentiates_optimizer:
+        warn_of_infinite_slope(run.problem, hparams, state.params)
+    return method
+
+
+def _unseen(method: Method, run: Run, state: TrainState, hparams: PyTree, outer) -> list[str]:
+    sees = method.sees(run, state)
+    if sees is None:
+        return []
+    if outer is not None:
+        return unused_leaves(lambda h: (sees(h), outer(h)), hparams)
+    # Without an outer loss, what acts after training alone is the caller's affair.
+    training = used_leaves(lambda h: (run.start(h), run.step(state, h)), hparams)
+    return [name for name in unused_leaves(sees, hparams) if name in training]
+
+
+def _named(leaves: list[str]) -> str:
+    return ", ".join(f"`hparams{name}`" for name in leaves)
