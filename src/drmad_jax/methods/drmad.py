@@ -52,8 +52,7 @@ def drmad(
         the optimizer state); with segments also `num_products` + 4 vectors like the weights and the
         activations of `num_batches` batches. Reverse pass: `count` · `num_products` curvature
         products, each on `num_batches` batches; or S reverse steps. By default that is about one
-        training of 1,000 steps: for much shorter runs take fewer batches, or an
-        exact method.
+        training of 1,000 steps: for much shorter runs take fewer batches, or an exact method.
     Bias:
         Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
         path. Segments take the optimizer's answer to the gradient as immediate, leave out negative
