@@ -61,7 +61,7 @@ DRAWING = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    [{"name": "implicit", "max_iterations": 3}, *DRAWING],
+    [{"name": "implicit", "solver": {"name": "conjugate_gradient", "max_iterations": 3}}, *DRAWING],
     ids=lambda method: method["name"],
 )
 def test_methods_that_do_not_go_back_step_by_step_have_no_cotangent_norm(tiny, tmp_path, method):
