@@ -87,13 +87,9 @@ class Reverse(Method):
             )
         if self.on_expansion == "gauss_newton":
             resolve_curvature(run.problem, "gauss_newton")
-        curvature = self.curvature
-        if curvature == "auto" and self.steps.takes_stretches:
-            # Of which they take the positive part.
-            curvature = "hessian"
-        curvature = resolve_curvature(run.problem, curvature)
-        if self.curvature == "auto" and curvature == "hessian" and self._strays(run):
-            curvature = "filtered_hessian"
+        curvature = resolve_curvature(run.problem, self.curvature)
+        if self.curvature == "auto":
+            curvature = self._suited(run, curvature)
         return dataclasses.replace(self, curvature=curvature)
 
     def forward(
@@ -147,13 +143,15 @@ class Reverse(Method):
 
         return inside_optimizer
 
-    def _strays(self, run: Run) -> bool:
-        """Whether states beside the trajectory stand in, where curvature can be negative.
-
-        A path that stands at the end of training alone is where training settled.
-        """
-        stands_in = not self.path.is_true(run.num_steps) and self.path.reaches_start
-        return stands_in and not self.steps.takes_stretches
+    def _suited(self, run: Run, best: Curvature) -> Curvature:
+        """The curvature that suits path and steps, from the best that the loss allows."""
+        if self.steps.takes_stretches:
+            # Of which they take the positive part.
+            return "hessian"
+        # States beside the trajectory stand in, where curvature can be negative; a path that
+        # stands at the end of training alone is where training settled.
+        strays = not self.path.is_true(run.num_steps) and self.path.reaches_start
+        return "filtered_hessian" if best == "hessian" and strays else best
 
 
 _SINGLE_STEPS = (
