@@ -112,7 +112,7 @@ class Adam:
             before, last = (terms[k][leaf] - terms[k - 1][leaf] for k in (-2, -1))
             ratio = np.clip(last @ before / (before @ before), 0, 0.9999)
             limit[leaf] = terms[-1][leaf] + last * ratio / (1 - ratio)
-        return np.maximum(limit, 0)
+        return limit
 
     def own(self, theta, moments, step, g, h):
         """∂u/∂λ for the optimizer's own hyperparameters."""
@@ -133,6 +133,7 @@ class Plan(NamedTuple):
     path: str | int
     gauss_newton: bool
     num_batches: int
+    each_step: bool = True
 
     def edges(self):
         """T(1 − u²), u from 1 to 0. All segments must be odd: then their middle is a step."""
@@ -173,14 +174,18 @@ def stand_in(plan, states, low, high):
 
 
 def flow(curvature, response, decay, z, length):
-    """exp(−n(CP + D)⁺) z, its integral over n, and the spectrum, symmetrised by √P."""
+    """exp(−n(CP + D)⁺) z, its integral from a to b, and the spectrum, symmetrised by √P."""
     root = np.sqrt(response)
     values, vectors = np.linalg.eigh(root[:, None] * curvature * root + decay * np.eye(len(z)))
     positive = np.maximum(values, 0)
     safe = np.where(positive > 0, positive, 1)
-    means = np.where(positive > 0, -np.expm1(-length * positive) / safe, length)
     apply = lambda factors: vectors @ (factors * (vectors.T @ (root * z))) / root
-    return apply(np.exp(-length * positive)), apply(means), values
+
+    def integral(a, b):
+        decayed = np.exp(-a * positive) - np.exp(-b * positive)
+        return apply(np.where(positive > 0, decayed / safe, b - a))
+
+    return apply(np.exp(-length * positive)), integral, values
 
 
 def hypergradient(plan, optimizer, theta, h, batches):
@@ -194,20 +199,35 @@ def hypergradient(plan, optimizer, theta, h, batches):
     spectra = []
     for low, high in reversed(list(itertools.pairwise(edges))):
         middle, length = (low + high - 1) // 2, high - low
-        places = (np.arange(plan.num_batches) + 0.5) / plan.num_batches - 0.5
-        taken = [at(batches, t) for t in middle + np.rint(places * length).astype(int)]
+        offsets = (0.5 + np.arange(plan.num_batches) * (5**0.5 - 1) / 2) % 1
+        places = (np.arange(plan.num_batches) + offsets) / plan.num_batches
+        steps = low + (places * length).astype(int)
+        taken = [at(batches, t) for t in steps]
         weights, *moments = stand_in(plan, states, low, high)
         here = averaged(weights, h, taken, plan.gauss_newton)
-        # The optimizer answers to the gradient of one batch, the first.
-        one = derivatives(weights, h, taken[0]).gradient
-        response = optimizer.response(moments, middle, one, h)
+        # The optimizer answers to the gradient of one batch at a time.
+        gradients = [derivatives(weights, h, batch).gradient for batch in taken]
+        each = zip(steps, gradients, strict=True)
+        responses = [optimizer.response(moments, t, g, h) for t, g in each]
+        response = np.maximum(np.mean(responses, axis=0), 0)
         decay = h["lr"] * h.get("decay", 0)
         z, integral, values = flow(here.curvature, response, decay, z, length)
         spectra.append(values)
-        for name, matrix in here.mixed.items():
-            grad[name] -= matrix.T @ (response * integral)
-        for name, change in optimizer.own(weights, moments, middle, here.gradient, h).items():
-            if name in h:
-                grad[name] += change @ integral
+        terms = [(middle, here.mixed, integral(0, length))]
+        if plan.each_step:
+            terms = [
+                (
+                    t,
+                    derivatives(weights, h, at(batches, t)).mixed,
+                    integral(high - 1 - t, high - t),
+                )
+                for t in range(low, high)
+            ]
+        for t, mixed, summed in terms:
+            for name, matrix in mixed.items():
+                grad[name] -= matrix.T @ (response * summed)
+            for name, change in optimizer.own(weights, moments, t, here.gradient, h).items():
+                if name in h:
+                    grad[name] += change @ summed
     grad["log_scale"] += z @ theta
     return grad, z * np.exp(h["log_scale"]), final, spectra

@@ -56,7 +56,9 @@ def method_of(plan):
             num_products=dense.NUM_WEIGHTS + 1,
             num_batches=plan.num_batches,
             spacing="dense",
+            num_terms=0 if plan.each_step else 1,
         ),
+        exact_end=0,
     )
 
 
@@ -125,8 +127,9 @@ def both(optimizer, plan, seed=None):
     return out, dense.hypergradient(plan, transcribed, theta, h, batches)
 
 
-def plan(path, curvature="hessian", num_steps=NUM_STEPS, num_segments=3):
-    return dense.Plan(num_steps, num_segments, path, curvature == "gauss_newton", NUM_BATCHES)
+def plan(path, curvature="hessian", num_steps=NUM_STEPS, num_segments=3, each_step=True):
+    gauss_newton = curvature == "gauss_newton"
+    return dense.Plan(num_steps, num_segments, path, gauss_newton, NUM_BATCHES, each_step)
 
 
 CASES = {
@@ -136,6 +139,8 @@ CASES = {
     "adamw on means": ("adamw", plan("means")),
     "decay on the line": ("decayed", plan(2)),
     "adamw on knots": ("adamw", plan(4)),
+    "one term a segment": ("decayed", plan("means", each_step=False)),
+    "one term a segment of adamw": ("adamw", plan("means", each_step=False)),
     "gauss_newton on means": ("momentum", plan("means", "gauss_newton")),
     "gauss_newton on the line": ("momentum", plan(2, "gauss_newton")),
     "gauss_newton on knots": ("momentum", plan(4, "gauss_newton")),

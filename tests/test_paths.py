@@ -150,7 +150,7 @@ def visited_states(path, problem, hparams, params, batches):
         state = start(hparams)
         _, trace = path.remember(run, state, hparams, visits)
         buffer = jax.tree.map(lambda x: jnp.zeros((NUM_STEPS, *x.shape), x.dtype), state)
-        write = lambda buffer, state, weight: jax.tree.map(
+        write = lambda buffer, state, weight, at: jax.tree.map(
             lambda b, x: b.at[state.step].set(x), buffer, state
         )
         return path.revisit(run, trace, hparams, write, buffer, visits)

@@ -86,7 +86,7 @@ def trajectory(num_steps, min_momentum, num_undone=None):
         velocity = block.velocity._replace(low=block.velocity.low + damage)
         blocks = [block._replace(velocity=velocity), *trace.blocks[1:]]
         damaged = dataclasses.replace(trace, blocks=blocks)
-        end = path.revisit(run, damaged, hparams, lambda carry, state, _: state, start, visits)
+        end = path.revisit(run, damaged, hparams, lambda carry, state, *_: state, start, visits)
         return start, final, end, trace
 
     return jax.jit(call)

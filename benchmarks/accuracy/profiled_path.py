@@ -29,13 +29,14 @@ class ProfiledLine(StandIn):
         final = run.train(state, hparams)
         along = jax.tree.map(jnp.subtract, final.params, state.params)
 
-        def progress(state_now, _):
+        def progress(state_now):
             moved = jax.tree.map(jnp.subtract, state_now.params, state.params)
             share = lambda m, a: jnp.sum(m * a) / jnp.maximum(jnp.sum(a * a), 1e-30)
             return jax.tree.map(share, moved, along)
 
         stops = [0, *map(int, visits.step), run.num_steps]
-        trace = record(run, state, hparams, [*map(int, np.diff(stops)), 0], progress)
+        lengths = [*map(int, np.diff(stops)), 0]
+        trace, _ = record(run, state, hparams, lengths, keep=progress)
         # Between the start, whose progress is zero, and the end, whose progress is one.
         shares = jax.tree.map(lambda s: s[1:-1], trace.kept)
         return trace.final, trace._replace(kept=(state.params, shares))

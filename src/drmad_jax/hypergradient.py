@@ -300,7 +300,10 @@ def _differentiate(
     outer = lambda h: run.problem.outer(start.state.params, h, outer_batch, start.state.model_state)
     method = resolved(method, run, start.state, hparams, outer)
     final, trace = method.forward(run, start.state, hparams)
-    value, cotangent = outer_cotangent(run.problem, final, hparams, outer_batch)
+    judged = method.judged(final, trace)
+    value, cotangent = outer_cotangent(run.problem, judged, hparams, outer_batch)
+    if judged is not final:
+        value = run.problem.outer(final.params, hparams, outer_batch, final.model_state)
     cotangent, info = method.backward(run, trace, hparams, cotangent)
     grad, d_params = cotangent.hparams, None
     if method.reaches_start(run):

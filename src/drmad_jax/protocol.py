@@ -70,17 +70,24 @@ class Method(Protocol):
         """Trains from `state`; returns the final state and whatever `backward` needs."""
         ...
 
+    def judged(self, final: TrainState, trace: Any) -> TrainState:
+        """The state at which the outer loss is differentiated; the cotangent handed to `backward`.
+
+        The final state, unless the method says otherwise.
+        """
+        return final
+
     def backward(
         self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent
     ) -> tuple[Cotangent, Info]:
         """Takes the cotangent of the final state to the one of the initial state."""
         ...
 
-    def resolve(self, run: Run, state: TrainState) -> "Method":
+    def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Method":
         """The method for this run: open choices made, what does not fit replaced or refused.
 
         Called once, before anything else, with the initial state; only structures, shapes and
-        dtypes of `state` may matter.
+        dtypes of `state` and `hparams` may matter.
         """
         return self
 
@@ -140,7 +147,7 @@ def resolved(
     Raises:
         ValueError: Of hyperparameters that neither the method nor the outer loss sees: not a zero.
     """
-    method = method.resolve(run, state)
+    method = method.resolve(run, state, hparams)
     unseen = _unseen(method, run, state, hparams, outer)
     if unseen:
         raise ValueError(

@@ -67,7 +67,7 @@ def _has_infinite_slope(problem: Problem, hparams: PyTree, params: PyTree) -> bo
 
     closed = jax.make_jaxpr(slope)(small)
     with jax.ensure_compile_time_eval():
-        values = [_stand_in(x) if isinstance(x, Tracer) else x for x in closed.consts]
+        values = [stand_in(x) if isinstance(x, Tracer) else x for x in closed.consts]
         known = jaxpr_as_fun(closed.replace(consts=values))
         finite_at = lambda grads: bool(tree.all_finite(known(*jax.tree.leaves(grads))))
 
@@ -75,7 +75,7 @@ def _has_infinite_slope(problem: Problem, hparams: PyTree, params: PyTree) -> bo
         return not finite_at(tree.zeros_like(ones())) and finite_at(ones())
 
 
-def _stand_in(traced: Array) -> Array:
+def stand_in(traced: Array) -> Array:
     """A value for one that is not known: a half is a learning rate, a momentum and a logit."""
     value = 0.5 if tree.is_inexact(traced) else 1
     return jnp.full(traced.shape, value, traced.dtype)

@@ -69,7 +69,12 @@ def means() -> Means:
 
 
 def segments(
-    count: int = 10, *, num_products: int = 10, num_batches: int = 10, spacing: Spacing = "dense"
+    count: int = 10,
+    *,
+    num_products: int = 10,
+    num_batches: int = 10,
+    spacing: Spacing = "dense",
+    num_terms: int | None = None,
 ) -> Segments:
     """Whole segments of training, each a linear flow that Lanczos' method takes at once.
 
@@ -79,6 +84,11 @@ def segments(
         num_batches: Inner batches, spread over the segment, that each product averages. Below
             1,000 steps fewer do: a hundredth of the steps.
         spacing: "dense" near the end of training, or "even".
+        num_terms: At how many of a segment's steps the terms of the hypergradient are taken, each
+            with its own batch, key and counters; 0 for every step. `None` for one where the
+            hyperparameters read nothing of a step (penalties), every step where they read the
+            optimizer's counters or the key alone (schedules), 100 where the model has to be
+            evaluated on the step's batch (example weights: a forward pass and a tangent each).
 
     Returns:
         A value for `drmad(steps=…)`.
@@ -95,7 +105,9 @@ def segments(
     for name, value in counts.items():
         check_count("segments", name, value)
     check_choice("segments", "spacing", spacing, SPACINGS)
-    return Segments(count, num_products, num_batches, spacing)
+    if num_terms is not None:
+        check_count("segments", "num_terms", num_terms, least=0)
+    return Segments(count, num_products, num_batches, spacing, num_terms)
 
 
 def every_step() -> EveryStep:

@@ -6,10 +6,12 @@ from typing import Literal
 from drmad_jax._checks.arguments import check_choice, check_count
 from drmad_jax.methods.choices import every_step, means, segments
 from drmad_jax.methods.choices import knots as knots_path
+from drmad_jax.protocol import Method
 from drmad_jax.reverse.guard import OnExpansion
 from drmad_jax.reverse.method import Reverse
 from drmad_jax.reverse.paths import Knots, Path
 from drmad_jax.reverse.steps import PublishedSteps, ReverseSteps
+from drmad_jax.reverse.stretches import SERVES, Serves, Stretches
 
 
 def drmad(
@@ -20,7 +22,9 @@ def drmad(
     curvature: str = "auto",
     batches: Literal["original", "fresh"] = "original",
     on_expansion: OnExpansion = "continue",
-) -> Reverse:
+    exact_end: int | None = 0,
+    serves: Serves = "auto",
+) -> Method:
     """Approximate: training is remembered by a few states, which stand for all the others.
 
     w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). The paper goes back along that line step by
@@ -46,6 +50,14 @@ def drmad(
         on_expansion: What to do once the cotangent's norm exceeds ten times its norm at the end
             (the path expands where training did not): "continue" and report it as
             `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
+        exact_end: Number K of last steps that are taken back exactly, one by one, before the
+            segments; 0 for none, `None` for √(6 T), and for a run that is exact as a whole where
+            the default's segments would cost more than they save (below about 1,600 steps).
+        serves: What an exact end serves. "this_run": the outer loss is differentiated at the final
+            state. "tuning": at the mean of the last K + 1 states, through each of which goes an
+            equal share, so that less of one seed's noise comes back. "auto": "this_run" for
+            hyperparameters that read the steps (learning rates, example weights), "tuning" for
+            those that do not (penalties).
 
     Cost:
         Memory: one training state for each segment or knot (and 4 bytes a step for each counter in
@@ -59,16 +71,19 @@ def drmad(
         curvature, and pass over a cotangent of the optimizer's state (`train`). Gauss–Newton leaves
         out the model's own curvature. Hypergradients of learning rates and momenta need the true
         velocity and are biased here, sign errors included: use `checkpointed`. Single steps with
-        the Hessian may diverge: look at `info.expanded`. `optax.MultiSteps` has no answer that
-        segments could take: they become single steps, with a warning.
+        the Hessian may diverge: look at `info.expanded`. Optimizers
+        that segments do not fit (those that act at some steps only, mix entries, set weights
+        instead of moving them, remember the weights or read the loss) are found out by a trial
+        while the call is traced: the run is then taken back exactly, with a warning that says why.
 
     Raises:
-        ValueError: On an unknown name, both of `knots` and `path`, or a path, steps and a
-            curvature that do not go together.
+        ValueError: On an unknown name, both of `knots` and `path`, a path, steps and a curvature
+            that do not go together, or an exact end of anything but segments.
         TypeError: If `path` or `steps` is of another kind.
 
     Warns:
-        UserWarning: When called, of hyperparameters that act inside the optimizer, by name.
+        UserWarning: When called, of an optimizer that segments do not fit; of hyperparameters that
+            act inside the optimizer, by name.
 
     Example:
         >>> import drmad_jax as dj
@@ -86,13 +101,28 @@ def drmad(
             )
     if knots is not None and path is not None:
         raise ValueError("drmad: `knots` is short for path=drmad_jax.knots(...): give one of them")
+    if exact_end is not None:
+        check_count("drmad", "exact_end", exact_end, least=0)
+    check_choice("drmad", "serves", serves, SERVES)
+    given = steps is not None
     if steps is None:
         steps = segments() if curvature == "auto" else every_step()
     if knots is not None:
         path = knots_path(knots)
     elif path is None:
         path = means() if steps.takes_stretches else Knots(None)
-    return Reverse(path, steps, curvature, batches == "fresh", on_expansion)
+    method = Reverse(path, steps, curvature, batches == "fresh", on_expansion)
+    if exact_end == 0:
+        if serves != "auto":
+            raise ValueError(
+                f"drmad: `serves` = {serves!r} says what an exact end serves: give `exact_end`, too"
+            )
+        return method
+    if not steps.takes_stretches:
+        raise ValueError(
+            f"drmad: `exact_end` is for segments, got {steps}: take steps=drmad_jax.segments(...)"
+        )
+    return Stretches(method, exact_end, serves, save=not given)
 
 
 def published_drmad(*, num_reverse_steps: int) -> Reverse:

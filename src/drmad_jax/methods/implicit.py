@@ -42,7 +42,7 @@ class Implicit(Method):
 
     differentiates_optimizer = False
 
-    def resolve(self, run: Run, state: TrainState) -> "Implicit":
+    def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Implicit":
         """With a curvature chosen."""
         curvature = resolve_curvature(run.problem, self.curvature)
         return dataclasses.replace(self, curvature=curvature)

@@ -13,7 +13,10 @@ A reverse pass is three independent choices, held by `method.Reverse`:
                                                   │  outer loss
                                                   ▼
           hypergradient ◄── path.revisit ◄── cotangent
-                            visit = guard ∘ steps.take(run, hparams, state, cotangent, weight)
+                            visit = guard ∘ steps.take(run, hparams, state, cotangent, weight, at)
+
+`stretches` puts an exact end after segments: two of these in turn, each over its stretch of the run
+(`Run.stretch`). `optimizer_fit` finds out beforehand whether segments suit the optimizer.
 
 `guard` watches the cotangent between visits and reports what it saw. A new path, curvature or way
 of stepping is one more value on its axis: nothing here asks which one it has been given, only for

@@ -71,62 +71,65 @@ def start_guard(cotangent: Cotangent) -> Guard:
     return Guard(norm, norm, norm, profile, jnp.array(False), jnp.int32(0))
 
 
-def positions(visits: Visits, num_steps: int) -> Callable[[TrainState, Guard], Float[Array, ""]]:
+def positions(
+    visits: Visits, num_steps: int, before: Int[Array, ""]
+) -> Callable[[TrainState, Guard], Float[Array, ""]]:
     """Where on the way of training, from 0 to 1, the next visit is linearised.
 
-    Known by its number, not by its step: published DrMAD takes its batches elsewhere.
+    Known by its number, not by its step: published DrMAD takes its batches elsewhere. `before`
+    these visits the way back has made others.
     """
     if not visits.static:
         return lambda state, guard: state.step.astype(jnp.float32) / num_steps
     backwards = np.asarray(visits.position, np.float32)[::-1] / num_steps
-    return lambda state, guard: jnp.asarray(backwards)[guard.num_visits]
+    return lambda state, guard: jnp.asarray(backwards)[guard.num_visits - before]
 
 
 def guarded(
     take: Callable[..., tuple[Cotangent, PyTree]],
     on_expansion: OnExpansion,
     position: Callable[[TrainState, Guard], Array],
-) -> Callable[[tuple[Cotangent, Guard], TrainState, Array | None], tuple[Cotangent, Guard]]:
+) -> Callable[..., tuple[Cotangent, Guard]]:
     """A visit that does what `on_expansion` says once the cotangent has expanded.
 
     Args:
-        take: `(state, cotangent, weight, safe) -> (cotangent, info)`, one visit; `safe` asks for a
-            curvature that cannot expand.
+        take: `(state, cotangent, weight, at, safe) -> (cotangent, info)`, one visit; `safe` asks
+            for a curvature that cannot expand.
         on_expansion: "continue" only watches; "truncate" ends the way back before the visit that
             expands it; "gauss_newton" takes that visit and all after it with Gauss–Newton
             curvature.
         position: Where the next visit stands; made by `positions`.
 
     Returns:
-        `((cotangent, guard), state, weight) -> (cotangent, guard)`.
+        `((cotangent, guard), state, weight, at) -> (cotangent, guard)`.
     """
 
-    def visit(carry, state, weight):
+    def visit(carry, state, weight, at):
         cotangent, guard = carry
-        cotangent, info = take(state, cotangent, weight, safe=False)
+        cotangent, info = take(state, cotangent, weight, at, safe=False)
         return cotangent, guard.after(position(state, guard), info.cotangent_norm)
 
     if on_expansion == "continue":
         return visit
 
-    def safe_visit(carry, state, weight):
+    def safe_visit(carry, state, weight, at):
         cotangent, guard = carry
         if on_expansion == "truncate":
             return cotangent, guard
-        cotangent, info = take(state, cotangent, weight, safe=True)
+        cotangent, info = take(state, cotangent, weight, at, safe=True)
         return cotangent, guard.after(position(state, guard), info.cotangent_norm)
 
-    def visit_or_retry(carry, state, weight):
-        tried = visit(carry, state, weight)
+    def visit_or_retry(carry, *where):
+        tried = visit(carry, *where)
         instead = (carry[0], carry[1]._replace(expanded=tried[1].expanded))
-        again = lambda: safe_visit(instead, state, weight)
+        again = lambda: safe_visit(instead, *where)
         return jax.lax.cond(tried[1].expanded, again, lambda: tried)
 
-    def guarded_visit(carry, state, weight):
+    def guarded_visit(carry, *where):
         return jax.lax.cond(
             carry[1].expanded,
-            lambda: safe_visit(carry, state, weight),
-            lambda: visit_or_retry(carry, state, weight),
+            lambda: safe_visit(carry, *where),
+            lambda: visit_or_retry(carry, *where),
         )
 
     return guarded_visit

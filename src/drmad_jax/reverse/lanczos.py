@@ -15,12 +15,12 @@ class Flow(NamedTuple):
 
     Attributes:
         end: z(τ) at the end of the interval.
-        integral: ∫ z dτ over the interval.
+        integral: `(a, b) -> ∫ z dτ` from time a to time b.
         eigenvalues: Ritz values θ of K, before those below zero were set to zero, shape (m,).
     """
 
     end: PyTree
-    integral: PyTree
+    integral: Callable[[Array | float, Array | float], PyTree]
     eigenvalues: Float[Array, " m"]
 
 
@@ -31,17 +31,22 @@ def positive_flow(
     length: Float[Array, ""] | float,
     *,
     num_products: int,
+    decay: PyTree = None,
 ) -> Flow:
     """Follows dz/dτ = −K⁺ z from `start` for a time `length`.
 
     K must be self-adjoint in the inner product ⟨a, b⟩ = aᵀ P b, with P a diagonal that may have
-    zeros: K = C P with a symmetric C. Lanczos' recursion in that inner product needs neither the
-    root nor the inverse of P, so that entries with a tiny P (or none) do no harm. Its Ritz values θ
+    zeros: K = C P + D with a symmetric C. Lanczos' recursion in that inner product needs neither
+    the root nor the inverse of P, so that entries with a tiny P do no harm. Its Ritz values θ
     that are negative are set to zero: along negative curvature z stays as it is, where the flow
     itself would grow without bound.
 
     z(n) ≈ ‖z‖ V Y e^{−nθ⁺} Yᵀ e₁ and ∫z ≈ ‖z‖ V Y ((1 − e^{−nθ⁺})/θ⁺) Yᵀ e₁, with V the basis and
     Y diag(θ) Yᵀ = Vᵀ P K V (Saad 1992).
+
+    Entries without any P (frozen weights, signs of gradients, weights held at a bound) lie outside
+    that inner product. They act on no other, and are followed apart: dz/dτ = −D z − (C P z), the
+    latter from the others' space, its decay from the whole interval.
 
     Args:
         product: z ↦ K z.
@@ -49,6 +54,7 @@ def positive_flow(
         start: z(0), any pytree of arrays of at least float32.
         length: Length n of the interval.
         num_products: Number m of products.
+        decay: The diagonal D, of which K has its part, like `start`; none if `None`.
 
     Returns:
         A `Flow`.
@@ -62,22 +68,47 @@ def positive_flow(
         ... )
         >>> [round(x, 4) for x in flow.end.tolist()]  # exp(−1), and no growth along the second axis
         [0.3679, 1.0]
+        >>> [round(x, 4) for x in flow.integral(0.0, 2.0).tolist()]
+        [1.2642, 2.0]
     """
     inner = lambda a, b: tree.dot(a, jax.tree.map(jnp.multiply, metric, b))
-    norm = jnp.sqrt(inner(start, start))
-    # Along what the metric does not see nothing moves: any scale serves.
+    seen = _responding(metric, start)
+    norm = jnp.sqrt(inner(seen, seen))
+    # Where the metric sees nothing, nothing moves: any scale serves.
     scale = jnp.where(norm > 0, norm, 1)
-    basis, projected = _basis(product, inner, _scaled(start, 1 / scale), num_products)
+    basis, projected = _basis(product, metric, inner, _scaled(seen, 1 / scale), num_products)
     values, vectors = jnp.linalg.eigh(projected)
-    length = jnp.asarray(length, values.dtype)
-    exponent = length * jnp.maximum(values, 0)
-    weights = scale * vectors[0]
-    combine = lambda c: _combination(vectors @ (c * weights), basis)
-    return Flow(combine(jnp.exp(-exponent)), combine(length * _mean_decay(exponent)), values)
+    positive, weights = jnp.maximum(values, 0), scale * vectors[0]
+    decay = tree.zeros_like(start) if decay is None else decay
+    time = lambda t: jnp.asarray(t, values.dtype)
+
+    def combined(factors, of_others):
+        """The basis's sum on entries that respond, a function of `(sum, z(0), D)` on the others."""
+        total = _combination(vectors @ (factors * weights), basis)
+        choose = lambda p, t, z, d: jnp.where(p > 0, t, of_others(t, z, d))
+        return jax.tree.map(choose, metric, total, start, decay)
+
+    def integral(a, b):
+        a, width = time(a), time(b) - time(a)
+        factors = jnp.exp(-a * positive) * width * _mean_decay(width * positive)
+        alone = lambda _, z, d: jnp.exp(-a * d) * width * _mean_decay(width * d) * z
+        return combined(factors, alone)
+
+    length = time(length)
+    driven = lambda total, z, d: jnp.exp(-length * d) * z - _mean_decay(length * d) * total
+    end = combined(jnp.exp(-length * positive), lambda t, z, d: jnp.zeros_like(z))
+    others = combined(length * _mean_decay(length * positive), driven)
+    end = jax.tree.map(lambda p, e, o: jnp.where(p > 0, e, o), metric, end, others)
+    return Flow(end, integral, values)
+
+
+def _responding(metric: PyTree, z: PyTree) -> PyTree:
+    return jax.tree.map(lambda p, x: jnp.where(p > 0, x, 0), metric, z)
 
 
 def _basis(
     product: Callable[[PyTree], PyTree],
+    metric: PyTree,
     inner: Callable[[PyTree, PyTree], Array],
     first: PyTree,
     count: int,
@@ -85,7 +116,8 @@ def _basis(
     """An orthonormal basis of the Krylov space, and K in that basis.
 
     Orthogonalised against all earlier vectors, twice: in float32 the three-term recursion alone
-    loses orthogonality within a few steps, and finds eigenvalues twice.
+    loses orthogonality within a few steps, and finds eigenvalues twice. Entries that do not
+    respond hold K v_j in place of v_j.
     """
     coefficients_of = lambda basis, z: jax.vmap(lambda v: inner(v, z))(basis)
     empty = jax.tree.map(lambda z: jnp.zeros((count, *z.shape), z.dtype), first)
@@ -94,12 +126,13 @@ def _basis(
     def extend(index, carry):
         basis, rows, vector = carry
         put = lambda b, z: jax.lax.dynamic_update_index_in_dim(b, z, index, 0)
-        basis = jax.tree.map(put, basis, vector)
         image = product(vector)
+        row_of = lambda p, v, i: jnp.where(p > 0, v, i)
+        basis = jax.tree.map(put, basis, jax.tree.map(row_of, metric, vector, image))
         row = coefficients_of(basis, image)
         rest = tree.add_scaled(image, -1, _combination(row, basis))
         again = coefficients_of(basis, rest)
-        rest = tree.add_scaled(rest, -1, _combination(again, basis))
+        rest = _responding(metric, tree.add_scaled(rest, -1, _combination(again, basis)))
         row = row + again
         norm = jnp.sqrt(inner(rest, rest))
         # Below the rounding error of what was subtracted, the space is exhausted.

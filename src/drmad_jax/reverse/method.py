@@ -13,8 +13,15 @@ from drmad_jax import tree
 from drmad_jax._checks.arguments import check_choice
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import DependsOn, Info, Method
-from drmad_jax.reverse.guard import ON_EXPANSION, OnExpansion, guarded, positions, start_guard
-from drmad_jax.reverse.paths import Knots, Path
+from drmad_jax.reverse.guard import (
+    ON_EXPANSION,
+    Guard,
+    OnExpansion,
+    guarded,
+    positions,
+    start_guard,
+)
+from drmad_jax.reverse.paths import Checkpoints, Path
 from drmad_jax.reverse.steps import EveryStep, ReverseSteps, Visits
 from drmad_jax.training.curvature import STEP_CURVATURES, Curvature, resolve_curvature
 from drmad_jax.training.run import Run, forward_scan
@@ -73,13 +80,12 @@ class Reverse(Method):
                 '"filtered_hessian" is for single steps: use curvature="auto"'
             )
 
-    def resolve(self, run: Run, state: TrainState) -> "Reverse":
-        """With a curvature chosen, and single steps where the optimizer does not suit segments."""
-        reason = self.steps.unfit(state)
+    def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Reverse":
+        """With a curvature chosen, and exact where the optimizer does not suit segments."""
+        reason = self.steps.unfit(run, state, hparams)
         if reason is not None:
-            warnings.warn(f"{reason}: {_SINGLE_STEPS}", UserWarning, stacklevel=4)
-            path = Knots(None) if self.path.needs_edges else self.path
-            return dataclasses.replace(self, path=path, steps=EveryStep()).resolve(run, state)
+            warnings.warn(f"{reason}: {_INSTEAD}", UserWarning, stacklevel=5)
+            return EXACT.resolve(run, state, hparams)
         if self.fresh_batches and not callable(run.inner_batches):
             raise ValueError(
                 'batches="fresh" needs `inner_batches` that can make more of them, such as '
@@ -90,39 +96,65 @@ class Reverse(Method):
         curvature = resolve_curvature(run.problem, self.curvature)
         if self.curvature == "auto":
             curvature = self._suited(run, curvature)
-        return dataclasses.replace(self, curvature=curvature)
+        steps = self.steps.resolve(run, state, hparams)
+        return dataclasses.replace(self, steps=steps, curvature=curvature)
 
     def forward(
         self, run: Run, state: TrainState, hparams: PyTree
     ) -> tuple[TrainState, ReverseTrace]:
         """Trains, remembering what the path needs."""
-        final, trace = self.path.remember(run, state, hparams, self.steps(run.num_steps))
+        visits = self.steps(run.length).shifted(run.begin)
+        final, trace = self.path.remember(run, state, hparams, visits)
         measured = self.steps.measure(run, hparams, state, final)
         return final, ReverseTrace(trace, final, measured)
 
     def backward(
         self, run: Run, trace: ReverseTrace, hparams: PyTree, cotangent: Cotangent
     ) -> tuple[Cotangent, Info]:
-        """The reverse scan over the path's visits."""
+        """The way back through the whole run, watched."""
+        cotangent, guard = self.go_back(run, trace, hparams, cotangent, start_guard(cotangent))
+        return cotangent, guard.info()
+
+    def go_back(
+        self,
+        run: Run,
+        trace: ReverseTrace,
+        hparams: PyTree,
+        cotangent: Cotangent,
+        guard: Guard,
+        share: TrainState | None = None,
+    ) -> tuple[Cotangent, Guard]:
+        """The reverse scan over the path's visits in one stretch of the run.
+
+        A `share` is added to the state's cotangent at every visited step: what arrives there from
+        an outer loss of more states than the last.
+        """
         of_path, final, measured = trace
-        visits = self.steps(run.num_steps) if measured is None else measured
+        visits = self.steps(run.length) if measured is None else measured
+        visits = visits.shifted(run.begin)
         # The path computes again, or undoes, what training did, on its own batches.
         offset = run.num_steps if self.fresh_batches else 0
         seen = dataclasses.replace(run, batch_offset=offset)
         cotangent = self.steps.begin(seen, hparams, final, cotangent)
 
-        def take(state, cotangent, weight, *, safe):
+        def take(state, cotangent, weight, at, *, safe):
             curvature = "gauss_newton" if safe else cast(Curvature, self.curvature)
-            return self.steps.take(seen, hparams, state, cotangent, weight, curvature=curvature)
+            return self.steps.take(seen, hparams, state, cotangent, weight, at, curvature=curvature)
 
-        visit = guarded(take, self.on_expansion, positions(visits, run.num_steps))
-        carry = (cotangent, start_guard(cotangent))
-        cotangent, guard = self.path.revisit(run, of_path, hparams, visit, carry, visits)
-        return cotangent, guard.info()
+        place = positions(visits, run.num_steps, guard.num_visits)
+        alone = guarded(take, self.on_expansion, place)
+
+        def visit(carry, *where):
+            cotangent, guard = alone(carry, *where)
+            if share is not None:
+                cotangent = cotangent._replace(state=tree.add(cotangent.state, share))
+            return cotangent, guard
+
+        return self.path.revisit(run, of_path, hparams, visit, (cotangent, guard), visits)
 
     def reaches_start(self, run: Run) -> bool:
         """Unless the visits end before the first steps, or all stand at the last state."""
-        return self.path.reaches_start and self.steps.reaches_start(run.num_steps)
+        return self.path.reaches_start and self.steps.reaches_start(run.length)
 
     def sees(self, run: Run, state: TrainState) -> DependsOn | None:
         """Everything, or what acts in a step where the first steps are not visited."""
@@ -132,7 +164,7 @@ class Reverse(Method):
 
     def distorts(self, run: Run, state: TrainState) -> DependsOn | None:
         """What acts inside the optimizer, unless each step is linearised where it was taken."""
-        if self.path.is_true(run.num_steps) and not self.steps.takes_stretches:
+        if self.path.is_true(run.length) and not self.steps.takes_stretches:
             return None
 
         def inside_optimizer(hparams):
@@ -150,13 +182,15 @@ class Reverse(Method):
             return "hessian"
         # States beside the trajectory stand in, where curvature can be negative; a path that
         # stands at the end of training alone is where training settled.
-        strays = not self.path.is_true(run.num_steps) and self.path.reaches_start
+        strays = not self.path.is_true(run.length) and self.path.reaches_start
         return "filtered_hessian" if best == "hessian" and strays else best
 
 
-_SINGLE_STEPS = (
-    "all single steps are taken instead. To ask for them without this warning, give "
-    "steps=drmad_jax.every_step()"
+TRUE_PATH = Checkpoints(None)
+EXACT = Reverse(TRUE_PATH, EveryStep())
+_INSTEAD = (
+    "the whole run is taken back exactly instead. To ask for that without this warning, use "
+    "drmad_jax.checkpointed()"
 )
 
 
@@ -173,7 +207,7 @@ class Unrolled(Method):
         def train(inexact, hparams):
             start = tree.combine(inexact, rest)
             step = lambda state: run.step(state, hparams)
-            final, _ = forward_scan(step, start, [1] * run.num_steps)
+            final, _ = forward_scan(step, start, [1] * run.length)
             return tree.partition(final)
 
         final, pullback, final_rest = jax.vjp(train, inexact, hparams, has_aux=True)

@@ -17,7 +17,7 @@ NUM_TERMS = 8
 
 
 class Response(NamedTuple):
-    """Diagonals like the parameters, in at least float32, never negative.
+    """Diagonals like the parameters, in at least float32.
 
     Attributes:
         to_gradient: P, by how much one step moves against a gradient that has long been larger by
@@ -77,7 +77,30 @@ def mean_response(update: Update, opt_state: PyTree, grads: PyTree, params: PyTr
     own = lambda p: step(grads, inexact, p)[0]
     d_own = jax.jvp(own, (params,), (signs,))[1]
     decay = jax.tree.map(lambda d, s: -d * s, d_own, signs)
-    return Response(jax.tree.map(_non_negative, limit), jax.tree.map(_non_negative, decay))
+    finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
+    return jax.tree.map(finite, Response(limit, decay))
+
+
+def handed_on(update: Callable[[PyTree], PyTree], opt_state: PyTree) -> PyTree:
+    """Which leaves of its state an optimizer hands on as they are, read off its trace.
+
+    Args:
+        update: Old state to new state.
+        opt_state: Where it is traced; only shapes and dtypes matter.
+
+    Returns:
+        A bool for each leaf.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from drmad_jax.reverse.optimizer_response import handed_on
+        >>> w, sgd = jnp.ones(2), optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+        >>> handed_on(lambda s: sgd.update(w, s, w)[1], sgd.init(w)).hyperparams
+        {'learning_rate': True}
+    """
+    jaxpr = jax.make_jaxpr(update)(opt_state).jaxpr
+    same = [new is old for new, old in zip(jaxpr.outvars, jaxpr.invars, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(opt_state), same)
 
 
 def geometric_limit(terms: Float[Array, "n ..."]) -> Float[Array, "..."]:
@@ -110,7 +133,3 @@ def _signs(like: PyTree) -> PyTree:
         return jnp.where(heads == 1, jnp.ones_like(leaf), -jnp.ones_like(leaf))
 
     return jax.tree.unflatten(structure, list(map(draw, range(len(leaves)), leaves)))
-
-
-def _non_negative(x: Array) -> Array:
-    return jnp.where(jnp.isfinite(x), jnp.maximum(x, 0), 0)

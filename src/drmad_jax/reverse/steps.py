@@ -1,6 +1,7 @@
 """Which steps the reverse pass visits, where on the path, and what one visit does."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -38,6 +39,11 @@ class Visits(NamedTuple):
     weight: np.ndarray | Array
     edges: np.ndarray | None = None
 
+    def shifted(self, begin: int) -> "Visits":
+        """The same in a stretch of the run that begins at step `begin`."""
+        edges = None if self.edges is None else self.edges + begin
+        return Visits(self.position + begin, self.step + begin, self.weight, edges)
+
     @property
     def static(self) -> bool:
         """Whether the visits are known at trace time."""
@@ -64,8 +70,20 @@ class ReverseSteps(Protocol):
         """Whether the first step of training is among what the visits stand for."""
         return True
 
-    def unfit(self, state: TrainState) -> str | None:
-        """Why these steps cannot be taken with this optimizer's state; `None` if they can."""
+    def saves(self, num_steps: int) -> bool:
+        """Whether they cost clearly less than `num_steps` single reverse steps."""
+        return True
+
+    def read(self, run: Run, state: TrainState, hparams: PyTree) -> bool:
+        """Whether the hyperparameters read anything of a single step: its batch, its counters."""
+        return False
+
+    def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "ReverseSteps":
+        """The steps for this run, with open choices made."""
+        return self
+
+    def unfit(self, run: Run, state: TrainState, hparams: PyTree) -> str | None:
+        """Why these steps cannot be taken with this optimizer; `None` if they can."""
         return None
 
     def measure(
@@ -87,10 +105,14 @@ class ReverseSteps(Protocol):
         state: TrainState,
         cotangent: Cotangent,
         weight: PyTree,
+        at: Callable[[Array], TrainState] | None,
         *,
         curvature: Curvature,
     ) -> tuple[Cotangent, ReverseInfo]:
-        """One visit, linearised at `state`, that stands for `weight` steps (`None`: for one)."""
+        """One visit, linearised at `state`, that stands for `weight` steps (`None`: for one).
+
+        `at` gives `state` the counters of another step; `None` where that is not known.
+        """
         return run.reverse_step(state, hparams, cotangent, weight, curvature=curvature)
 
 
@@ -182,15 +204,13 @@ class MeasuredSteps(ReverseSteps):
 
     def measure(self, run: Run, hparams: PyTree, start: TrainState, final: TrainState) -> Visits:
         """As many visits as the way from `start` to `final` asks for."""
-        early = min(self.early, run.num_steps)
+        early = min(self.early, run.length)
         step = lambda state: run.step(state, hparams)
         last, kept = forward_scan(step, start, [1] * early, keep=lambda state: state.params)
         after = jax.tree.map(lambda x, y: jnp.concatenate([x[1:], y[None]]), kept, last.params)
         distance = lambda a, b: jnp.sqrt(tree.squared_norm(jax.tree.map(jnp.subtract, a, b)))
         early_step = jnp.mean(jax.vmap(distance)(after, kept))
-        return self.spread(
-            run.num_steps, self.count(early_step, distance(final.params, start.params))
-        )
+        return self.spread(run.length, self.count(early_step, distance(final.params, start.params)))
 
     def count(self, early_step: Array, distance: Array) -> Int[Array, ""]:
         """The number S of steps.

@@ -28,6 +28,8 @@ class Run:
         key: Key of the run, or `None`.
         start: `hparams -> TrainState`, how the initial state depends on the hyperparameters.
         batch_offset: Step t takes batch t + offset: how a way back draws fresh ones.
+        begin: The first step t of the stretch of the run that is meant.
+        stop: The step before which that stretch ends; `None` for the end of the run.
     """
 
     problem: Problem
@@ -36,6 +38,22 @@ class Run:
     key: Array | None
     start: Callable[[PyTree], TrainState]
     batch_offset: Array | int = 0
+    begin: int = 0
+    stop: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The step before which the stretch ends."""
+        return self.num_steps if self.stop is None else self.stop
+
+    @property
+    def length(self) -> int:
+        """Number of steps of the stretch."""
+        return self.end - self.begin
+
+    def stretch(self, begin: int, end: int) -> "Run":
+        """A part of the run, from step `begin` to before step `end`."""
+        return dataclasses.replace(self, begin=begin, stop=end)
 
     def inputs(self, step: Array) -> tuple[PyTree, Array | None]:
         """What the loss of one step takes: its batch, and the step's own key."""
@@ -51,7 +69,7 @@ class Run:
 
     def train(self, state: TrainState, hparams: PyTree, num_steps: int | None = None) -> TrainState:
         """Plain training from `state`, to the end if `num_steps` is `None`; nothing is kept."""
-        count = self.num_steps if num_steps is None else num_steps
+        count = self.length if num_steps is None else num_steps
         return forward_scan(lambda state: self.step(state, hparams), state, [count])[0]
 
     def reverse_step(
@@ -80,6 +98,7 @@ def forward_scan(
     lengths: Sequence[int],
     *,
     keep: Callable[[Carry], PyTree] = lambda carry: None,
+    note: Callable[[Carry], Carry] = lambda carry: carry,
 ) -> tuple[Carry, PyTree]:
     """Repeats a step through segments of given lengths, keeping something at each segment's start.
 
@@ -90,6 +109,7 @@ def forward_scan(
         carry: What the steps carry; a `TrainState`, or a pytree around one.
         lengths: Steps in each segment, n Python ints, zeros allowed.
         keep: `carry -> pytree`, evaluated at the start of each segment.
+        note: `carry -> carry`, called at the start of each segment, before `keep`.
 
     Returns:
         The final carry, and what was kept, stacked along a leading axis of size n.
@@ -105,6 +125,7 @@ def forward_scan(
     uniform = all(length == first for length in lengths)
 
     def segment(carry: Carry, length: Any) -> tuple[Carry, PyTree]:
+        carry = note(carry)
         kept = keep(carry)
         if uniform and first == 1:
             return step(carry), kept

@@ -15,8 +15,11 @@ from drmad_jax.training.run import Run, forward_scan, reverse_scan
 
 Carry = TypeVar("Carry")
 
-# (carry, state at which the step is linearised, its weight or None for one) -> carry
-Visit = Callable[[Carry, TrainState, Array | None], Carry]
+# How the state that stands in would look at another step: with that step's counters.
+At = Callable[[Array], TrainState]
+
+# (carry, state at which the step is linearised, its weight or None for one, its `At`) -> carry
+Visit = Callable[[Carry, TrainState, Array | None, At | None], Carry]
 
 # A leaf without a derivative is recorded step by step up to this many entries. Counters and keys
 # are far below; a large integer leaf (a lookup table) does not change during training.
@@ -73,11 +76,11 @@ class Record(NamedTuple):
     kept: PyTree
     counters: PyTree
 
-    def state_at(self, step: Array, inexact: TrainState) -> TrainState:
+    def state_at(self, run: Run, step: Array, inexact: TrainState) -> TrainState:
         """A state for `step` from stand-ins for its floating-point leaves and its own counters."""
         _, rest = tree.partition(self.final)
         recorded = jax.tree.map(
-            lambda buffer: jax.lax.dynamic_index_in_dim(buffer, step, keepdims=False),
+            lambda buffer: jax.lax.dynamic_index_in_dim(buffer, step - run.begin, keepdims=False),
             self.counters,
         )
         rest = tree.combine(recorded, rest._replace(step=None))
@@ -90,11 +93,11 @@ def record(
     state: TrainState,
     hparams: PyTree,
     lengths: list[int],
-    keep: Callable[[TrainState, Any], PyTree],
     *,
+    keep: Callable[[TrainState], PyTree] = lambda state: None,
     start: PyTree = None,
     follow: Callable[[Any, TrainState], PyTree] = lambda followed, state: followed,
-) -> Record:
+) -> tuple[Record, PyTree]:
     """Trains from `state`, keeping something at the start of each segment, and all counters.
 
     Args:
@@ -102,18 +105,18 @@ def record(
         state: Where training starts.
         hparams: Hyperparameters.
         lengths: Steps in each segment.
-        keep: `(state, followed) -> pytree`, evaluated at the start of each segment.
+        keep: `state -> pytree`, evaluated at the start of each segment.
         start: What is carried beside the state.
-        follow: `(followed, state) -> followed`, called before every step.
+        follow: `(followed, state) -> followed`, called at the start of each segment.
 
     Returns:
-        A `Record`.
+        A `Record`, and what was carried.
     """
     _, rest = tree.partition(state)
     small = jax.tree.map(
         lambda x: x if jnp.size(x) <= LARGEST_RECORDED_LEAF else None, rest._replace(step=None)
     )
-    repeat = lambda x: jnp.broadcast_to(x[None], (run.num_steps, *jnp.shape(x)))
+    repeat = lambda x: jnp.broadcast_to(x[None], (run.length, *jnp.shape(x)))
     buffers = jax.tree.map(repeat, small)
 
     def step(carry):
@@ -121,18 +124,23 @@ def record(
         write = lambda leaf, buffer: (
             None
             if buffer is None
-            else jax.lax.dynamic_update_index_in_dim(buffer, leaf, state.step, 0)
+            else jax.lax.dynamic_update_index_in_dim(buffer, leaf, state.step - run.begin, 0)
         )
         none = lambda x: x is None
         buffers = jax.tree.map(
             write, tree.partition(state)[1]._replace(step=None), buffers, is_leaf=none
         )
-        return run.step(state, hparams), buffers, follow(followed, state)
+        return run.step(state, hparams), buffers, followed
 
-    keep_some = lambda carry: keep(carry[0], carry[2])
+    def note(carry):
+        state, buffers, followed = carry
+        return state, buffers, follow(followed, state)
+
     carry = (state, buffers, start)
-    (final, buffers, _), kept = forward_scan(step, carry, lengths, keep=keep_some)
-    return Record(final, kept, buffers)
+    (final, buffers, followed), kept = forward_scan(
+        step, carry, lengths, keep=lambda carry: keep(carry[0]), note=note
+    )
+    return Record(final, kept, buffers), followed
 
 
 class StandIn(Path):
@@ -160,7 +168,9 @@ class StandIn(Path):
 
         def visit_stand_in(carry, x):
             place, step, weight = x
-            return visit(carry, trace.state_at(step, self.stand_in(trace, place)), weight)
+            inexact = self.stand_in(trace, place)
+            at = lambda step: trace.state_at(run, step, inexact)
+            return visit(carry, at(step), weight, at)
 
         xs = (self.places(run, trace, visits), visits.step.astype(np.int32), weights_of(visits))
         return reverse_scan(visit_stand_in, carry, xs)
@@ -176,9 +186,11 @@ def weights_of(visits: Visits) -> np.ndarray | Array | None:
 def pass_over_unweighted(visit: Visit[Carry]) -> Visit[Carry]:
     """A visit that leaves the carry alone where the weight is zero."""
 
-    def visit_if_weighted(carry: Carry, state: TrainState, weight: Array | None) -> Carry:
+    def visit_if_weighted(
+        carry: Carry, state: TrainState, weight: Array | None, at: At | None = None
+    ) -> Carry:
         if weight is None:
-            return visit(carry, state, weight)
-        return jax.lax.cond(weight > 0, lambda c: visit(c, state, weight), lambda c: c, carry)
+            return visit(carry, state, weight, at)
+        return jax.lax.cond(weight > 0, lambda c: visit(c, state, weight, at), lambda c: c, carry)
 
     return visit_if_weighted

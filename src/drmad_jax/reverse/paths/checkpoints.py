@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.reverse.paths.base import Carry, Path, Visit, pass_over_unweighted, weights_of
 from drmad_jax.reverse.steps import Visits
@@ -39,12 +40,28 @@ class Checkpoints(Path):
     ) -> tuple[TrainState, PyTree]:
         """Trains, storing the states that start an interval of the first level."""
         start, count = _span(run, visits)
-        if start:
-            state = run.train(state, hparams, start)
-        every = self._intervals(count)[0]
-        lengths = [every] * (count // every) + ([count % every] if count % every else [])
+        if start > run.begin:
+            state = run.train(state, hparams, start - run.begin)
+        lengths = self._lengths(count)
         step = lambda state: run.step(state, hparams)
         return forward_scan(step, state, lengths, keep=lambda state: state)
+
+    def remember_with_mean(
+        self, run: Run, state: TrainState, hparams: PyTree
+    ) -> tuple[TrainState, PyTree, TrainState]:
+        """As `remember` for every step, with the mean of weights and model state at all states."""
+        seen = lambda state: tree.partition(state._replace(opt_state=None))[0]
+        add = lambda total, state: tree.add(total, seen(state))
+
+        def step(carry):
+            state, total = carry
+            state = run.step(state, hparams)
+            return state, add(total, state)
+
+        carry = (state, tree.widen(seen(state)))
+        lengths = self._lengths(run.length)
+        (final, total), kept = forward_scan(step, carry, lengths, keep=lambda carry: carry[0])
+        return final, kept, jax.tree.map(lambda x: x / (run.length + 1), total)
 
     def revisit(
         self,
@@ -65,12 +82,12 @@ class Checkpoints(Path):
             one = lambda state: run.step(state, hparams)
             if not ragged:
                 return one(state)
-            return jax.lax.cond(state.step < run.num_steps, one, lambda s: s, state)
+            return jax.lax.cond(state.step < run.end, one, lambda s: s, state)
 
         def reverse(level: int, starts: PyTree, carry: Carry) -> Carry:
             def visit_start(carry: Carry, state: TrainState) -> Carry:
                 if level + 1 == len(intervals):
-                    return visit(carry, state, None)
+                    return visit(carry, state, None, None)
                 inner = intervals[level + 1]
                 lengths = [inner] * (intervals[level] // inner)
                 _, states = forward_scan(step, state, lengths, keep=lambda state: state)
@@ -79,6 +96,10 @@ class Checkpoints(Path):
             return reverse_scan(visit_start, carry, starts)
 
         return reverse(0, trace, carry)
+
+    def _lengths(self, count: int) -> list[int]:
+        every = self._intervals(count)[0]
+        return [every] * (count // every) + ([count % every] if count % every else [])
 
     def _intervals(self, count: int) -> tuple[int, ...]:
         if self.intervals is None:
@@ -115,7 +136,7 @@ def _levels_within(budget: int, count: int) -> int:
 def _span(run: Run, visits: Visits) -> tuple[int, int]:
     """The first visited step, and how many steps there are from it to the end."""
     start = int(visits.step[0])
-    return start, run.num_steps - start
+    return start, run.end - start
 
 
 def _at_visited_steps(visit: Visit, run: Run, visits: Visits, ragged: bool) -> Visit:
@@ -128,11 +149,11 @@ def _at_visited_steps(visit: Visit, run: Run, visits: Visits, ragged: bool) -> V
     table = np.zeros(count + 1, np.float32)
     table[visits.step - start] = visits.weight
 
-    given = (lambda c, s, w: visit(c, s, None)) if weights is None else visit
+    given = (lambda c, s, w, at: visit(c, s, None, at)) if weights is None else visit
     guarded = pass_over_unweighted(given)
 
-    def visit_if_weighted(carry, state, _):
+    def visit_if_weighted(carry, state, _, at):
         weight = jnp.asarray(table)[jnp.minimum(state.step - start, count)]
-        return guarded(carry, state, weight)
+        return guarded(carry, state, weight, at)
 
     return visit_if_weighted

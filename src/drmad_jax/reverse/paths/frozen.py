@@ -21,7 +21,7 @@ class Frozen(StandIn):
         self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
     ) -> tuple[TrainState, Record]:
         """Trains, remembering only the end (and the counters)."""
-        trace = record(run, state, hparams, [run.num_steps], keep=lambda state, _: None)
+        trace, _ = record(run, state, hparams, [run.length])
         return trace.final, trace
 
     def stand_in(self, trace: Record, place: None) -> TrainState:

@@ -59,15 +59,15 @@ class Knots(StandIn):
         self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
     ) -> tuple[TrainState, Record]:
         """Trains, keeping the state at the knots."""
-        times = self.times(run.num_steps)
+        times = self.times(run.length)
         lengths = [*map(int, np.diff(times)), 0]
-        trace = record(run, state, hparams, lengths, keep=self._kept)
+        trace, _ = record(run, state, hparams, lengths, keep=self._kept)
         return trace.final, trace
 
     def places(self, run: Run, trace: Record, visits: Visits) -> tuple[PyTree, PyTree]:
         """The piece between two knots in which each visit stands, and where in it, from 0 to 1."""
         numpy = np if visits.static else jnp
-        times = self.times(run.num_steps).astype(visits.position.dtype)
+        times = (run.begin + self.times(run.length)).astype(visits.position.dtype)
         piece = numpy.searchsorted(numpy.asarray(times[1:-1]), visits.position, side="right")
         widths = numpy.asarray(np.diff(times))[piece]
         fraction = (visits.position - numpy.asarray(times)[piece]) / widths
@@ -85,7 +85,7 @@ class Knots(StandIn):
         on_line = self.knots == 2 or (isinstance(self.knots, tuple) and len(self.knots) == 2)
         return self.state == "final" or (self.state == "auto" and on_line)
 
-    def _kept(self, state: TrainState, _: None) -> TrainState:
+    def _kept(self, state: TrainState) -> TrainState:
         inexact, _ = tree.partition(state)
         return (
             TrainState(inexact.params, None, None, inexact.step) if self._final_state else inexact

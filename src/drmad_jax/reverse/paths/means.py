@@ -16,10 +16,15 @@ from drmad_jax.training.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class Means(StandIn):
-    """w_t stands at the mean of all the states of its stretch, optimizer and model state included.
+    """w_t stands at the mean of its stretch's states, optimizer and model state included.
 
     The steps say how training is divided (`Visits.edges`).
+
+    Attributes:
+        most: The mean is over at most about this many states of a stretch, evenly spaced.
     """
+
+    most: int = 64
 
     needs_edges = True
 
@@ -29,20 +34,20 @@ class Means(StandIn):
         """Trains, keeping the mean of each stretch."""
         edges = np.asarray(visits.edges)
         starts = jnp.asarray(edges, jnp.int32)
+        pieces = [_pieces(length, self.most) for length in map(int, np.diff(edges))]
+        counts = np.array(list(map(len, pieces)))
 
-        def follow(mean: TrainState, state: TrainState) -> TrainState:
+        def follow(sums: TrainState, state: TrainState) -> TrainState:
             stretch = jnp.searchsorted(starts, state.step, side="right") - 1
-            # One for the first state of a stretch, which replaces the mean of the one before.
-            count = state.step - starts[stretch] + 1
-            move = lambda m, x: m + (x.astype(m.dtype) - m) / count.astype(m.dtype)
-            return jax.tree.map(move, mean, tree.partition(state)[0])
+            add = lambda sums, x: sums.at[stretch].add(x.astype(sums.dtype))
+            return jax.tree.map(add, sums, tree.partition(state)[0])
 
         zeros = tree.widen(tree.zeros_like(tree.partition(state)[0]))
-        lengths = [*map(int, np.diff(edges)), 0]
-        keep = lambda state, mean: mean
-        trace = record(run, state, hparams, lengths, keep, start=zeros, follow=follow)
-        # What is kept at the start of a stretch is the mean of the one before.
-        return trace.final, trace._replace(kept=jax.tree.map(lambda x: x[1:], trace.kept))
+        zeros = jax.tree.map(lambda x: jnp.zeros((len(counts), *x.shape), x.dtype), zeros)
+        lengths = [length for stretch in pieces for length in stretch]
+        trace, sums = record(run, state, hparams, lengths, start=zeros, follow=follow)
+        mean = jax.vmap(lambda sums, count: jax.tree.map(lambda x: x / count.astype(x.dtype), sums))
+        return trace.final, trace._replace(kept=mean(sums, jnp.asarray(counts)))
 
     def places(self, run: Run, trace: Record, visits: Visits) -> TrainState:
         """The means themselves."""
@@ -51,3 +56,9 @@ class Means(StandIn):
     def stand_in(self, trace: Record, place: TrainState) -> TrainState:
         """The mean, in the dtypes of the state."""
         return tree.cast_like(place, tree.partition(trace.final)[0])
+
+
+def _pieces(length: int, most: int) -> list[int]:
+    """A stretch in as many pieces of one length, the last shorter."""
+    piece = max(1, length // most)
+    return [piece] * (length // piece) + ([length % piece] if length % piece else [])

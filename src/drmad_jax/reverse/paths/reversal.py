@@ -116,7 +116,7 @@ class Reversal(Path):
             grads = _gradient(run, hparams, self._params(blocks, start, where), step, trace.valid)
             undone = zip(blocks, where.gather(grads), rates, strict=True)
             blocks = [undo_acceleration(*each, **bits) for each in undone]
-            return blocks, visit(inner, self._state(blocks, start, where, step), None)
+            return blocks, visit(inner, self._state(blocks, start, where, step), None, None)
 
         steps = visits.step.astype(np.int32)
         blocks, carry = reverse_scan(undo, (trace.blocks, carry), steps)
