@@ -226,13 +226,13 @@ def _ratio(first: PyTree, second: PyTree) -> Array:
 
 
 def _variation(values: PyTree) -> Array:
-    """Standard deviation over mean along the first axis: each leaf's median, the largest of all."""
+    """Standard deviation over mean along the first axis, the median of all entries."""
 
     def of_leaf(x):
         deviation, mean = jnp.std(x, axis=0), jnp.abs(jnp.mean(x, axis=0))
-        return jnp.median(jnp.where(deviation > 0, deviation / mean, 0))
+        return jnp.where(deviation > 0, deviation / mean, 0).ravel()
 
-    return jax.tree.reduce(jnp.maximum, jax.tree.map(of_leaf, values))
+    return jnp.median(jnp.concatenate(jax.tree.leaves(jax.tree.map(of_leaf, values))))
 
 
 def _normal(shapes: PyTree, seed: int, *axes: int) -> PyTree:
