@@ -1,11 +1,12 @@
 """Finds optimizers that turn a gradient of exactly zero into a hypergradient of NaN."""
 
 import warnings
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
@@ -67,15 +68,20 @@ def _has_infinite_slope(problem: Problem, hparams: PyTree, params: PyTree) -> bo
 
     closed = jax.make_jaxpr(slope)(small)
     with jax.ensure_compile_time_eval():
-        values = [stand_in(x) if isinstance(x, Tracer) else x for x in closed.consts]
-        known = jaxpr_as_fun(closed.replace(consts=values))
+        known = with_known_constants(closed)
         finite_at = lambda grads: bool(tree.all_finite(known(*jax.tree.leaves(grads))))
 
         # If it is not finite elsewhere either, the stand-ins are to blame.
         return not finite_at(tree.zeros_like(ones())) and finite_at(ones())
 
 
-def stand_in(traced: Array) -> Array:
+def with_known_constants(closed: ClosedJaxpr) -> Callable[..., list[Array]]:
+    """A jaxpr as a function, with stand-ins for those of its constants that are traced."""
+    values = [_stand_in(x) if isinstance(x, Tracer) else x for x in closed.consts]
+    return jaxpr_as_fun(closed.replace(consts=values))
+
+
+def _stand_in(traced: Array) -> Array:
     """A value for one that is not known: a half is a learning rate, a momentum and a logit."""
     value = 0.5 if tree.is_inexact(traced) else 1
     return jnp.full(traced.shape, value, traced.dtype)

@@ -71,10 +71,10 @@ def drmad(
         curvature, and pass over a cotangent of the optimizer's state (`train`). Gauss–Newton leaves
         out the model's own curvature. Hypergradients of learning rates and momenta need the true
         velocity and are biased here, sign errors included: use `checkpointed`. Single steps with
-        the Hessian may diverge: look at `info.expanded`. Optimizers
-        that segments do not fit (those that act at some steps only, mix entries, set weights
-        instead of moving them, remember the weights or read the loss) are found out by a trial
-        while the call is traced: the run is then taken back exactly, with a warning that says why.
+        the Hessian may diverge: look at `info.expanded`. Optimizers that segments do not fit (those
+        that act at some steps only, mix entries, set weights instead of moving them, remember the
+        weights or read the loss) are found out by a trial while the call is traced: the run is then
+        taken back exactly, with a warning that says why.
 
     Raises:
         ValueError: On an unknown name, both of `knots` and `path`, a path, steps and a curvature

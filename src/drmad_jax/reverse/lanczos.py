@@ -82,24 +82,21 @@ def positive_flow(
     decay = tree.zeros_like(start) if decay is None else decay
     time = lambda t: jnp.asarray(t, values.dtype)
 
-    def combined(factors, of_others):
-        """The basis's sum on entries that respond, a function of `(sum, z(0), D)` on the others."""
-        total = _combination(vectors @ (factors * weights), basis)
-        choose = lambda p, t, z, d: jnp.where(p > 0, t, of_others(t, z, d))
-        return jax.tree.map(choose, metric, total, start, decay)
+    total = lambda factors: _combination(vectors @ (factors * weights), basis)
+    decayed = lambda a, width, rate: jnp.exp(-a * rate) * width * _mean_decay(width * rate)
+    choose = lambda responding, others: jax.tree.map(
+        lambda p, x, y: jnp.where(p > 0, x, y), metric, responding, others
+    )
 
     def integral(a, b):
         a, width = time(a), time(b) - time(a)
-        factors = jnp.exp(-a * positive) * width * _mean_decay(width * positive)
-        alone = lambda _, z, d: jnp.exp(-a * d) * width * _mean_decay(width * d) * z
-        return combined(factors, alone)
+        others = jax.tree.map(lambda z, d: decayed(a, width, d) * z, start, decay)
+        return choose(total(decayed(a, width, positive)), others)
 
     length = time(length)
-    driven = lambda total, z, d: jnp.exp(-length * d) * z - _mean_decay(length * d) * total
-    end = combined(jnp.exp(-length * positive), lambda t, z, d: jnp.zeros_like(z))
-    others = combined(length * _mean_decay(length * positive), driven)
-    end = jax.tree.map(lambda p, e, o: jnp.where(p > 0, e, o), metric, end, others)
-    return Flow(end, integral, values)
+    driven = lambda z, d, drive: jnp.exp(-length * d) * z - _mean_decay(length * d) * drive
+    others = jax.tree.map(driven, start, decay, total(decayed(0, length, positive)))
+    return Flow(choose(total(jnp.exp(-length * positive)), others), integral, values)
 
 
 def _responding(metric: PyTree, z: PyTree) -> PyTree:

@@ -103,8 +103,7 @@ class Reverse(Method):
         self, run: Run, state: TrainState, hparams: PyTree
     ) -> tuple[TrainState, ReverseTrace]:
         """Trains, remembering what the path needs."""
-        visits = self.steps(run.length).shifted(run.begin)
-        final, trace = self.path.remember(run, state, hparams, visits)
+        final, trace = self.path.remember(run, state, hparams, self._visits(run))
         measured = self.steps.measure(run, hparams, state, final)
         return final, ReverseTrace(trace, final, measured)
 
@@ -130,8 +129,7 @@ class Reverse(Method):
         an outer loss of more states than the last.
         """
         of_path, final, measured = trace
-        visits = self.steps(run.length) if measured is None else measured
-        visits = visits.shifted(run.begin)
+        visits = self._visits(run) if measured is None else measured.shifted(run.begin)
         # The path computes again, or undoes, what training did, on its own batches.
         offset = run.num_steps if self.fresh_batches else 0
         seen = dataclasses.replace(run, batch_offset=offset)
@@ -174,6 +172,9 @@ class Reverse(Method):
             return updates
 
         return inside_optimizer
+
+    def _visits(self, run: Run) -> Visits:
+        return self.steps(run.length).shifted(run.begin)
 
     def _suited(self, run: Run, best: Curvature) -> Curvature:
         """The curvature that suits path and steps, from the best that the loss allows."""

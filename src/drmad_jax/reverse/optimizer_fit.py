@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
-from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
-from drmad_jax._checks.optimizer import stand_in
+from drmad_jax._checks.optimizer import with_known_constants
 from drmad_jax._checks.unused import used_leaves
 from drmad_jax.problem import Problem, TrainState
 from drmad_jax.reverse.optimizer_response import handed_on, mean_response
@@ -246,6 +244,5 @@ def _known(function: Callable[[], Any]) -> Any:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         closed, shape = jax.make_jaxpr(function, return_shape=True)()
     with jax.ensure_compile_time_eval(), jax.debug_nans(False):
-        values = [stand_in(x) if isinstance(x, Tracer) else x for x in closed.consts]
-        outputs = jax.jit(jaxpr_as_fun(closed.replace(consts=values)), compiler_options=QUICKLY)()
+        outputs = jax.jit(with_known_constants(closed), compiler_options=QUICKLY)()
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)

@@ -68,16 +68,17 @@ class Segments(ReverseSteps):
 
     def read(self, run: Run, state: TrainState, hparams: PyTree) -> bool:
         """As far as its own terms do."""
-        return _Segment.of(run, hparams, state, 1, None, 1).terms_read() != "nothing"
+        return self._read(run, state, hparams) != "nothing"
+
+    def _read(self, run: Run, state: TrainState, hparams: PyTree) -> str:
+        return _Segment.of(run, hparams, state, 1, None, 1).terms_read()
 
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Segments":
         """With the number of terms chosen by what the hyperparameters read."""
         if self.num_terms is not None:
             return self
-        segment = _Segment.of(run, hparams, state, 1, None, 1)
-        dependence = segment.terms_read()
-        count = {"nothing": 1, "step": EACH, "batch": NUM_BATCH_TERMS}[dependence]
-        return dataclasses.replace(self, num_terms=count)
+        counts = {"nothing": 1, "step": EACH, "batch": NUM_BATCH_TERMS}
+        return dataclasses.replace(self, num_terms=counts[self._read(run, state, hparams)])
 
     def unfit(self, run: Run, state: TrainState, hparams: PyTree) -> str | None:
         """Optimizers without a mean response."""

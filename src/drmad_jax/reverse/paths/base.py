@@ -176,6 +176,11 @@ class StandIn(Path):
         return reverse_scan(visit_stand_in, carry, xs)
 
 
+def divided(count: int, piece: int) -> list[int]:
+    """Lengths of the pieces of `count` steps: all of one length, what is left over last."""
+    return [piece] * (count // piece) + ([count % piece] if count % piece else [])
+
+
 def weights_of(visits: Visits) -> np.ndarray | Array | None:
     """The weights, or `None` where every visited step stands for itself."""
     if visits.static and np.all(visits.weight == 1):

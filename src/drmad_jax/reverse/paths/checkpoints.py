@@ -10,7 +10,14 @@ from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Carry, Path, Visit, pass_over_unweighted, weights_of
+from drmad_jax.reverse.paths.base import (
+    Carry,
+    Path,
+    Visit,
+    divided,
+    pass_over_unweighted,
+    weights_of,
+)
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run, forward_scan, reverse_scan
 
@@ -42,7 +49,7 @@ class Checkpoints(Path):
         start, count = _span(run, visits)
         if start > run.begin:
             state = run.train(state, hparams, start - run.begin)
-        lengths = self._lengths(count)
+        lengths = divided(count, self._intervals(count)[0])
         step = lambda state: run.step(state, hparams)
         return forward_scan(step, state, lengths, keep=lambda state: state)
 
@@ -59,7 +66,7 @@ class Checkpoints(Path):
             return state, add(total, state)
 
         carry = (state, tree.widen(seen(state)))
-        lengths = self._lengths(run.length)
+        lengths = divided(run.length, self._intervals(run.length)[0])
         (final, total), kept = forward_scan(step, carry, lengths, keep=lambda carry: carry[0])
         return final, kept, jax.tree.map(lambda x: x / (run.length + 1), total)
 
@@ -96,10 +103,6 @@ class Checkpoints(Path):
             return reverse_scan(visit_start, carry, starts)
 
         return reverse(0, trace, carry)
-
-    def _lengths(self, count: int) -> list[int]:
-        every = self._intervals(count)[0]
-        return [every] * (count // every) + ([count % every] if count % every else [])
 
     def _intervals(self, count: int) -> tuple[int, ...]:
         if self.intervals is None:

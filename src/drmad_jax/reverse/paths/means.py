@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Record, StandIn, record
+from drmad_jax.reverse.paths.base import Record, StandIn, divided, record
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run
 
@@ -34,7 +34,7 @@ class Means(StandIn):
         """Trains, keeping the mean of each stretch."""
         edges = np.asarray(visits.edges)
         starts = jnp.asarray(edges, jnp.int32)
-        pieces = [_pieces(length, self.most) for length in map(int, np.diff(edges))]
+        pieces = [divided(n, max(1, n // self.most)) for n in map(int, np.diff(edges))]
         counts = np.array(list(map(len, pieces)))
 
         def follow(sums: TrainState, state: TrainState) -> TrainState:
@@ -56,9 +56,3 @@ class Means(StandIn):
     def stand_in(self, trace: Record, place: TrainState) -> TrainState:
         """The mean, in the dtypes of the state."""
         return tree.cast_like(place, tree.partition(trace.final)[0])
-
-
-def _pieces(length: int, most: int) -> list[int]:
-    """A stretch in as many pieces of one length, the last shorter."""
-    piece = max(1, length // most)
-    return [piece] * (length // piece) + ([length % piece] if length % piece else [])
