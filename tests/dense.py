@@ -14,7 +14,8 @@ import numpy as np
 NUM_WEIGHTS = 3
 LEAVES = {"w": slice(0, NUM_WEIGHTS), "b": slice(NUM_WEIGHTS, NUM_WEIGHTS + 1)}
 TARGET = np.array([0.5, -1.0, 0.2, 0.3])
-NUM_TERMS = 8
+# Above this relative distance gradients do not move the weights as their mean does.
+LARGEST_APART = 0.1
 
 
 class Derivatives(NamedTuple):
@@ -57,34 +58,54 @@ def averaged(theta, h, batches, gauss_newton):
     return Derivatives(*(np.mean([d[k] for d in each], axis=0) for k in (0, 1)), mixed)
 
 
+class Derivative(NamedTuple):
+    """Of an optimizer's step (u, s'): all that is needed of it is diagonal.
+
+    Attributes:
+        u_g: ∂u/∂g.
+        s_g: ∂s'/∂g, one for each moment.
+        u_s: ∂u/∂s.
+        u_h: ∂u/∂λ by name.
+        s_h: ∂s'/∂λ by name, one for each moment.
+    """
+
+    u_g: np.ndarray
+    s_g: list
+    u_s: list
+    u_h: dict
+    s_h: dict
+
+
 class SGD:
     """u = −α (γ m + g + κ θ), m the trace of gradients before the step."""
 
-    num_moments = 1
+    num_moments, linear = 1, True
 
     def step(self, theta, moments, step, g, h):
         """The update and the moments after it."""
         trace = h["momentum"] * moments[0] + g
         return -h["lr"] * (trace + h.get("decay", 0) * theta), [trace]
 
-    def response(self, moments, step, g, h):
-        """P: a gradient larger by one, for a long time."""
-        return np.full(len(g), h["lr"] / (1 - h["momentum"]))
+    def kept(self, h):
+        """How much of each moment stays in a step."""
+        return [h["momentum"]]
 
-    def own(self, theta, moments, step, g, h):
-        """∂u/∂λ for the optimizer's own hyperparameters."""
-        update, (trace,) = self.step(theta, moments, step, g, h)
-        return {
+    def derivative(self, theta, moments, step, g, h):
+        """At one point."""
+        one, update = np.ones_like(theta), self.step(theta, moments, step, g, h)[0]
+        by = {
             "lr": update / h["lr"],
             "momentum": -h["lr"] * moments[0],
             "decay": -h["lr"] * theta,
         }
+        new_by = {"momentum": [moments[0]]}
+        return Derivative(-h["lr"] * one, [one], [-h["lr"] * h["momentum"] * one], by, new_by)
 
 
 class Adam:
     """u = −α (m̂ / (√(v̂ + ε̄) + ε) + κ θ); β₁ is the momentum."""
 
-    num_moments = 2
+    num_moments, linear = 2, False
     b2, eps, eps_root = 0.999, 1e-8, 1e-2
 
     def _at(self, moments, step, g, h):
@@ -99,30 +120,26 @@ class Adam:
         m, v, c1, _, root = self._at(moments, step, g, h)
         return -h["lr"] * (m / c1 / (root + self.eps) + h["decay"] * theta), [m, v]
 
-    def response(self, moments, step, g, h):
-        """P: eight terms of the response, state and gradient held, then their geometric limit."""
-        m, _, c1, c2, root = self._at(moments, step, g, h)
-        b1, b2, d_m, d_v, terms = h["momentum"], self.b2, 0, 0, []
-        for _ in range(NUM_TERMS):
-            d_m, d_v = b1 * d_m + 1 - b1, b2 * d_v + 2 * (1 - b2) * g
-            whole = root + self.eps
-            terms.append(h["lr"] / c1 * (d_m / whole - m * d_v / c2 / (2 * root * whole**2)))
-        limit = np.empty_like(g)
-        for leaf in LEAVES.values():
-            before, last = (terms[k][leaf] - terms[k - 1][leaf] for k in (-2, -1))
-            ratio = np.clip(last @ before / (before @ before), 0, 0.9999)
-            limit[leaf] = terms[-1][leaf] + last * ratio / (1 - ratio)
-        return limit
+    def kept(self, h):
+        """How much of each moment stays in a step."""
+        return [h["momentum"], self.b2]
 
-    def own(self, theta, moments, step, g, h):
-        """∂u/∂λ for the optimizer's own hyperparameters."""
-        m, _, c1, _, root = self._at(moments, step, g, h)
-        grown = (moments[0] - g) / c1 + m * (step + 1) * h["momentum"] ** step / c1**2
-        return {
+    def derivative(self, theta, moments, step, g, h):
+        """At one point."""
+        m, _, c1, c2, root = self._at(moments, step, g, h)
+        b1, b2, whole = h["momentum"], self.b2, root + self.eps
+        u_m = -h["lr"] / c1 / whole
+        u_v = h["lr"] / c1 * m / c2 / (2 * root * whole**2)
+        s_g = [(1 - b1) * np.ones_like(g), 2 * (1 - b2) * g]
+        grown = (moments[0] - g) / c1 + m * (step + 1) * b1**step / c1**2
+        by = {
             "lr": self.step(theta, moments, step, g, h)[0] / h["lr"],
-            "momentum": -h["lr"] * grown / (root + self.eps),
+            "momentum": -h["lr"] * grown / whole,
             "decay": -h["lr"] * theta,
         }
+        new_by = {"momentum": [moments[0] - g, 0 * g]}
+        u_g = u_m * s_g[0] + u_v * s_g[1]
+        return Derivative(u_g, s_g, [u_m * b1, u_v * b2], by, new_by)
 
 
 class Plan(NamedTuple):
@@ -188,6 +205,30 @@ def flow(curvature, response, decay, z, length):
     return apply(np.exp(-length * positive)), integral, values
 
 
+def lasting_response(at_batch, at_mean, kept, num_others):
+    """P: by how much a gradient that is larger by one for one more than so many steps moves w."""
+    sums = [sum(r**j for j in range(num_others)) for r in kept]
+    lasting = sum(s * n * c for s, n, c in zip(at_batch.s_g, sums, at_mean.u_s, strict=True))
+    return -(at_batch.u_g + lasting)
+
+
+def series(kept, later, given, count):
+    """Σ over some steps of what later ones gave to the state after each, and to that before them."""
+    inside = [np.zeros_like(c) for c in given]
+    for _ in range(count):
+        inside = [x + y for x, y in zip(inside, later, strict=True)]
+        later = [r * x + c for r, x, c in zip(kept, later, given, strict=True)]
+    return inside, later
+
+
+def bent(optimizer, steps, gradients, theta, moments, h):
+    """Whether the gradients of some batches move the weights otherwise than their mean does."""
+    move = lambda t, g: optimizer.step(theta, moments, t, g, h)[0]
+    each = sum(move(t, g) for t, g in zip(steps, gradients, strict=True))
+    together = sum(move(t, np.mean(gradients, axis=0)) for t in steps)
+    return np.linalg.norm(each - together) >= LARGEST_APART * np.linalg.norm(each)
+
+
 def hypergradient(plan, optimizer, theta, h, batches):
     """dE/dλ and dE/dθ_0 by name, the final weights, and each segment's spectrum."""
     theta = np.exp(h["log_scale"]) * theta
@@ -196,38 +237,56 @@ def hypergradient(plan, optimizer, theta, h, batches):
     z = final - TARGET
     grad = {name: np.zeros(np.size(value)) for name, value in h.items()}
     grad["log_l2"] += 0.1
-    spectra = []
+    spectra, later = [], [np.zeros_like(z)] * optimizer.num_moments
     for low, high in reversed(list(itertools.pairwise(edges))):
-        middle, length = (low + high - 1) // 2, high - low
+        length = high - low
         offsets = (0.5 + np.arange(plan.num_batches) * (5**0.5 - 1) / 2) % 1
         places = (np.arange(plan.num_batches) + offsets) / plan.num_batches
         steps = low + (places * length).astype(int)
         taken = [at(batches, t) for t in steps]
         weights, *moments = stand_in(plan, states, low, high)
         here = averaged(weights, h, taken, plan.gauss_newton)
-        # The optimizer answers to the gradient of one batch at a time.
+        # What remembers gradients meets their mean; clipping, say, the gradient of one batch.
+        local = lambda t, g, w=weights, m=moments: optimizer.derivative(w, m, t, g, h)
         gradients = [derivatives(weights, h, batch).gradient for batch in taken]
-        each = zip(steps, gradients, strict=True)
-        responses = [optimizer.response(moments, t, g, h) for t, g in each]
-        response = np.maximum(np.mean(responses, axis=0), 0)
+        kept, mean = optimizer.kept(h), here.gradient
+        response = np.mean(
+            [
+                lasting_response(local(t, g), local(t, mean), kept, min(t, plan.num_steps - 1 - t))
+                for t, g in zip(steps, gradients, strict=True)
+            ],
+            axis=0,
+        )
+        response = np.maximum(response, 0)
         decay = h["lr"] * h.get("decay", 0)
         z, integral, values = flow(here.curvature, response, decay, z, length)
         spectra.append(values)
-        terms = [(middle, here.mixed, integral(0, length))]
         if plan.each_step:
-            terms = [
-                (
-                    t,
-                    derivatives(weights, h, at(batches, t)).mixed,
-                    integral(high - 1 - t, high - t),
-                )
-                for t in range(low, high)
-            ]
-        for t, mixed, summed in terms:
-            for name, matrix in mixed.items():
-                grad[name] -= matrix.T @ (response * summed)
-            for name, change in optimizer.own(weights, moments, t, here.gradient, h).items():
-                if name in h:
-                    grad[name] += change @ summed
+            pieces = [(t, high - 1 - t, high - t) for t in range(low, high)]
+        else:
+            size, larger = divmod(length, plan.num_batches)
+            index = np.arange(plan.num_batches + 1)
+            left = length - index * size - np.minimum(index, larger)
+            pieces = list(zip(steps, left[1:], left[:-1], strict=True))
+            for name, matrix in here.mixed.items():
+                grad[name] -= matrix.T @ (response * integral(0, length))
+        for t, since, until in reversed(pieces):
+            count, summed, own = until - since, integral(since, until), mean
+            batch = derivatives(weights, h, at(batches, t))
+            if not optimizer.linear and (plan.each_step or bent(optimizer, steps, gradients, weights, moments, h)):
+                own = batch.gradient
+            given = [c * summed / max(count, 1) for c in local(t, mean).u_s]
+            there = local(t, own)
+            inside, _ = series(kept, later, given, count)
+            _, later = series(kept, later, [c * summed / max(count, 1) for c in there.u_s], count)
+            for name in there.u_h.keys() & h.keys():
+                grad[name] += there.u_h[name] @ summed
+                for change, x in zip(there.s_h.get(name, []), inside, strict=False):
+                    grad[name] += change @ x
+            if plan.each_step:
+                through = there.u_g * summed
+                through = through + sum(s * x for s, x in zip(there.s_g, inside, strict=True))
+                for name, matrix in batch.mixed.items():
+                    grad[name] += matrix.T @ through
     grad["log_scale"] += z @ theta
     return grad, z * np.exp(h["log_scale"]), final, spectra

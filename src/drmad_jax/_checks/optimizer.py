@@ -75,13 +75,15 @@ def _has_infinite_slope(problem: Problem, hparams: PyTree, params: PyTree) -> bo
         return not finite_at(tree.zeros_like(ones())) and finite_at(ones())
 
 
-def with_known_constants(closed: ClosedJaxpr) -> Callable[..., list[Array]]:
-    """A jaxpr as a function, with stand-ins for those of its constants that are traced."""
-    values = [_stand_in(x) if isinstance(x, Tracer) else x for x in closed.consts]
+def with_known_constants(closed: ClosedJaxpr, stand_in: float = 0.5) -> Callable[..., list[Array]]:
+    """A jaxpr as a function, with stand-ins for those of its constants that are traced.
+
+    By default a half: a learning rate, a momentum and a logit.
+    """
+
+    def known(x):
+        value = stand_in if tree.is_inexact(x) else 1
+        return jnp.full(x.shape, value, x.dtype)
+
+    values = [known(x) if isinstance(x, Tracer) else x for x in closed.consts]
     return jaxpr_as_fun(closed.replace(consts=values))
-
-
-def _stand_in(traced: Array) -> Array:
-    """A value for one that is not known: a half is a learning rate, a momentum and a logit."""
-    value = 0.5 if tree.is_inexact(traced) else 1
-    return jnp.full(traced.shape, value, traced.dtype)

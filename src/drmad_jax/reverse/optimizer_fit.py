@@ -8,13 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import eval_context
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.optimizer import with_known_constants
 from drmad_jax._checks.unused import used_leaves
 from drmad_jax.problem import Problem, TrainState
-from drmad_jax.reverse.optimizer_response import handed_on, mean_response
+from drmad_jax.reverse.optimizer_response import (
+    mean_response,
+    memory,
+    random_signs,
+    transposed_update,
+)
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import optimizer_update
 
@@ -26,6 +32,7 @@ SIDE, LARGEST = 4, 300_000
 LARGEST_VARIATION = 0.8
 # Clipping by the norm of so few weights has .3.
 LARGEST_MIXING = 0.4
+LARGEST_SURPRISE = 0.4
 # Of the movement, if the weights are scaled.
 LARGEST_DEPENDENCE = 0.3
 # A weight that loses more than this of itself in a step is set, not moved.
@@ -33,6 +40,9 @@ LARGEST_DECAY = 0.3
 # What was found of optimizers already tried.
 _FOUND: dict[Any, str | None] = {}
 MOST_FOUND = 64
+# For hyperparameters whose values are not known while the caller is traced: a rate, a decay, the
+# logit of one, a log rate.
+STAND_INS = (0.5, 0.95, 3.0, -3.0)
 # The trial runs once.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -74,14 +84,6 @@ def misfit(run: Run, state: TrainState, hparams: PyTree) -> str | None:
     update = optimizer_update(problem, hparams)
     if used_leaves(lambda value: update(params, state.opt_state, params, value)[0], loss):
         return "the optimizer reads the value of the loss"
-    kept = handed_on(lambda s: update(params, s, params, loss)[1], state.opt_state)
-
-    def set_at_start(h):
-        opt_state = tree.partition(run.start(h).opt_state)[0]
-        return jax.tree.map(lambda keep, x: None if keep else x, kept, opt_state)
-
-    if named := used_leaves(set_at_start, hparams):
-        return f"hyperparameters set the optimizer's initial state ({', '.join(named)})"
     return _tried(problem, hparams, params)
 
 
@@ -97,24 +99,40 @@ def _tried(problem: Problem, hparams: PyTree, params: PyTree) -> str | None:
 
 
 def _try(problem: Problem, hparams: PyTree, params: PyTree) -> str | None:
+    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     small = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(
             tuple(1 if n == 1 else SIDE if x.ndim > 1 else SIDE**2 for n in x.shape), x.dtype
         ),
         params,
     )
-    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    sizes = [small]
+    sizes = [_without_likes(small), small]
     if sum(x.size for x in jax.tree.leaves(whole)) <= LARGEST:
         sizes.append(whole)
     for shapes in sizes:
         try:
-            errors = _known(functools.partial(_errors, problem, hparams, shapes))
+            found = _known(functools.partial(_errors, problem, hparams, shapes))
         except Exception:
             # An optimizer may ask for more than a trial can offer. It is not accused of anything.
             continue
-        return _reason(errors)
+        reasons = [_reason(jax.tree.map(lambda x, k=k: x[k], found)) for k in range(len(STAND_INS))]
+        # What is not known yet must not speak against it.
+        return None if None in reasons else reasons[0]
     return None
+
+
+def _without_likes(shapes: PyTree) -> PyTree:
+    """One leaf of each name and rank, `None` for the others, so that deep models take no longer."""
+    seen = set()
+
+    def keep(path, leaf):
+        kind = str(path[-1:]), leaf.ndim
+        if kind in seen:
+            return None
+        seen.add(kind)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(keep, shapes)
 
 
 class _Errors(NamedTuple):
@@ -122,12 +140,14 @@ class _Errors(NamedTuple):
 
     Attributes:
         others: How far an entry's response depends on the gradients of others.
-        over_time: How far it varies from step to step.
+        lasting: How far a lasting change moves the weights otherwise than the response says.
+        over_time: How far an immediate response varies from step to step.
         weights: How far a change of the weights does not just stay, or decay.
         decay: The largest decay in one step.
     """
 
     others: Array
+    lasting: Array
     over_time: Array
     weights: Array
     decay: Array
@@ -145,6 +165,8 @@ def _reason(errors: _Errors) -> str | None:
         )
     if largest["others"] > LARGEST_MIXING:
         return "the optimizer's updates do not act entry by entry"
+    if largest["lasting"] > LARGEST_SURPRISE:
+        return "the optimizer's answer to a lasting change of the gradient is not a geometric series"
     if largest["weights"] > LARGEST_DEPENDENCE:
         return "the optimizer's updates depend on the weights, beyond a decay"
     return None
@@ -162,43 +184,62 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
     update = lambda g, s, p: update_of(g, s, p, loss)
     inexact, rest = tree.partition(optimizer.init(params))
 
-    def walk(params, inexact, rest, steps, change):
-        """Through some steps, with a change of all their gradients."""
+    def walk(change, shift, growth):
+        """The weights at the end, if gradients or weights were others from the warm-up's end on."""
 
         def step(carry, index):
             params, inexact, rest = carry
-            drawn = jax.tree.map(lambda m, n, c: m + n[index] + c, mean, noise, change)
+            late, now = (index >= WARM_UP).astype(loss.dtype), (index == WARM_UP).astype(loss.dtype)
+            params = jax.tree.map(
+                lambda p, s: p + now.astype(p.dtype) * (s + growth.astype(p.dtype) * p), params, shift
+            )
+            drawn = jax.tree.map(
+                lambda m, n, c: m + n[index] + late.astype(c.dtype) * c, mean, noise, change
+            )
             moved, new = update(drawn, tree.combine(inexact, rest), params)
             new, new_rest = tree.partition(new)
             new_params = tree.cast_like(optax.apply_updates(params, moved), params)
             return (new_params, tree.cast_like(new, inexact), new_rest), (carry, drawn)
 
-        return jax.lax.scan(step, (params, inexact, rest), steps)
-
-    none = tree.zeros_like(params)
-    (start, inexact, rest), _ = walk(params, inexact, rest, jnp.arange(WARM_UP), none)
-    window = WARM_UP + jnp.arange(WINDOW)
-
-    def through(params, change):
-        (end, *_), seen = walk(params, inexact, rest, window, change)
+        (end, *_), seen = jax.lax.scan(
+            step, (params, inexact, rest), jnp.arange(WARM_UP + WINDOW)
+        )
         return end, seen
-
-    end, ((params_then, inexact_then, rest_then), grads_then) = through(start, none)
-
-    def respond(grads, params, inexact, rest):
-        return mean_response(update, tree.combine(inexact, rest), grads, params)
-
-    responses = jax.vmap(respond)(grads_then, params_then, inexact_then, rest_then)
-    decay = jax.tree.map(lambda d: jnp.mean(d, axis=0), responses.to_params)
 
     # What an entry answers to its own gradient is the same whatever those of others do; a change of
     # the weights leaves of itself what does not decay.
-    signs = [jax.tree.map(jnp.sign, _normal(shapes, seed)) for seed in (4, 5)]
+    none, signs = tree.zeros_like(params), [jax.tree.map(jnp.sign, _normal(shapes, k)) for k in (4, 5)]
     stack = lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
-    changes = stack(none, none, signs[0], start), stack(*signs, none, none)
-    of_end = lambda params, change: through(params, change)[0]
-    push = lambda *tangents: jax.jvp(of_end, (start, none), tangents)[1]
-    pushed = jax.vmap(push)(*changes)
+    given = (
+        stack(*signs, none, none),
+        stack(none, none, signs[0], none),
+        jnp.zeros(4, loss.dtype).at[3].set(1),
+    )
+    push = lambda *tangents: jax.jvp(
+        walk, (none, none, jnp.zeros_like(loss)), tangents, has_aux=True
+    )
+    end, pushed, seen = jax.vmap(push, out_axes=(None, 0, None))(*given)
+    (params_then, inexact_then, rest_then), grads_then = jax.tree.map(lambda x: x[WARM_UP:], seen)
+    at = lambda grads, inexact, rest, params: transposed_update(
+        lambda _: lambda g, s, p: update(g, s, p), None, tree.combine(inexact, rest), grads, params
+    )
+    first = jax.tree.map(lambda x: x[0], (inexact_then, rest_then, params_then))
+    start = first[2]
+    remembers = memory(at(mean, *first), first[0], start)
+
+    def respond(later, grads, params, inexact, rest):
+        at_mean, at_batch = at(mean, inexact, rest, params), at(grads, inexact, rest, params)
+        immediate = at_batch(random_signs(tree.widen(params))).grads
+        return mean_response(remembers, later, at_mean, at_batch, params), immediate
+
+    later = WINDOW - 1.0 - jnp.arange(WINDOW)
+    responses, at_once = jax.vmap(respond)(later, grads_then, params_then, inexact_then, rest_then)
+    decay = jax.tree.map(lambda d: jnp.mean(d, axis=0), responses.to_params)
+    left = lambda decay, like: (1 - decay) ** later.reshape(-1, *(1,) * (like.ndim - 1))
+    expected = jax.tree.map(
+        lambda p, d: -jnp.sum(p * left(d, p), axis=0), responses.to_gradient, decay
+    )
+
     row = lambda index: jax.tree.map(lambda x: x[index], pushed)
     own = [jax.tree.map(jnp.multiply, row(k), signs[k]) for k in (0, 1)]
     half = jax.tree.map(lambda a, b: (a + b) / 2, *own)
@@ -208,7 +249,8 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
     moved = jax.tree.map(jnp.subtract, end, start)
     return _Errors(
         others=_ratio(jax.tree.map(jnp.subtract, *own), half),
-        over_time=_variation(responses.to_gradient),
+        lasting=_ratio(jax.tree.map(jnp.subtract, half, expected), half),
+        over_time=_variation(at_once),
         weights=jnp.maximum(
             _ratio(left_over(row(2), signs[0]), signs[0]), _ratio(left_over(row(3), start), moved)
         ),
@@ -239,10 +281,13 @@ def _normal(shapes: PyTree, seed: int, *axes: int) -> PyTree:
 
 
 def _known(function: Callable[[], Any]) -> Any:
-    """A function's value while something else is traced, stand-ins where it reads what is."""
+    """A function's value while something else is traced, for each stand-in for what is."""
     # Whatever the caller forbids itself elsewhere.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         closed, shape = jax.make_jaxpr(function, return_shape=True)()
-    with jax.ensure_compile_time_eval(), jax.debug_nans(False):
-        outputs = jax.jit(with_known_constants(closed), compiler_options=QUICKLY)()
-        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+    # One program: `ensure_compile_time_eval` would run the known parts of it one by one.
+    with eval_context(), jax.debug_nans(False):
+        each = lambda value: with_known_constants(closed, value)()
+        run = jax.jit(lambda values: jax.lax.map(each, values), compiler_options=QUICKLY)
+        outputs = jax.device_get(run(jnp.array(STAND_INS, jnp.float32)))
+    return jax.tree.unflatten(jax.tree.structure(shape), outputs)

@@ -1,4 +1,4 @@
-"""How an optimizer answers a lasting change of the gradient: its linear response."""
+"""How an optimizer answers a lasting change of the gradient: its update, transposed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,8 +12,155 @@ from drmad_jax import tree
 # (gradient, opt_state, params) -> (update, opt_state)
 Update = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
-# Terms of the response that are computed; the rest of the geometric series is extrapolated.
-NUM_TERMS = 8
+# A geometric series is known from its terms 1, 1 + STRIDE and 1 + 2 STRIDE.
+STRIDE = 8
+
+
+class Transposed(NamedTuple):
+    """What an update gives back to what went in.
+
+    Attributes:
+        hparams: Like the hyperparameters.
+        grads: Like the parameters.
+        opt_state: Like the optimizer's state, `None` where that is not floating point.
+        params: Like the parameters.
+    """
+
+    hparams: PyTree
+    grads: PyTree
+    opt_state: PyTree
+    params: PyTree
+
+
+def transposed_update(
+    update: Callable[[PyTree], Update], hparams: PyTree, opt_state: PyTree, grads: PyTree, params: PyTree
+) -> Callable[[PyTree, PyTree], Transposed]:
+    """The transposed derivative of an optimizer's update, in at least float32.
+
+    Args:
+        update: Hyperparameters to the optimizer's update.
+        hparams: Hyperparameters.
+        opt_state: Where it is differentiated.
+        grads: The gradient there.
+        params: The weights there.
+
+    Returns:
+        Cotangents of the update and of the new state (`None` for none) to a `Transposed`. Entries
+        without a finite derivative (Adam's square root at zero) have none.
+    """
+    # In half precision the small differences of a geometric decay would be rounding.
+    inexact, rest = tree.partition(opt_state)
+    inexact, params = tree.widen(inexact), tree.widen(params)
+
+    def step(hparams, grads, inexact, params):
+        # The hyperparameters inside the optimizer keep their own precision.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new = update(hparams)(grads, tree.combine(inexact, rest), params)
+        new = tree.cast_like(tree.partition(new)[0], inexact)
+        return tree.cast_like(updates, params), new
+
+    (updates, _), pull = jax.vjp(step, hparams, tree.cast_like(grads, params), inexact, params)
+
+    def transposed(d_updates, d_state=None):
+        d_state = tree.zeros_like(inexact) if d_state is None else tree.cast_like(d_state, inexact)
+        d_hparams, *others = pull((tree.cast_like(d_updates, updates), d_state))
+        finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
+        return Transposed(d_hparams, *jax.tree.map(finite, others))
+
+    return transposed
+
+
+class Memory(NamedTuple):
+    """How long each leaf of an optimizer's state remembers: its cotangent's geometric series.
+
+    A leaf's cotangent s̄ goes back by one step as s̄ ← ρ s̄ + c.
+
+    Attributes:
+        kept: ρ: γ for a trace, 1 for what is only handed on.
+        gain: How much larger c is than what the update gives to the leaf at once, since leaves of
+            the state act on each other; 1 where they do not.
+    """
+
+    kept: PyTree
+    gain: PyTree
+
+    def amplified(self, given: PyTree) -> PyTree:
+        """What the update gives to each leaf, by way of the others, too."""
+        return jax.tree.map(jnp.multiply, self.gain, given)
+
+    def before(self, length: Array, after: PyTree, given: PyTree) -> PyTree:
+        """The cotangent `length` steps earlier, each of which gives `given` to it."""
+        return self._combined(lambda x, n: (jnp.exp(-x * n), _sum(x, n)), length, after, given)
+
+    def during(self, length: Array, after: PyTree, given: PyTree) -> PyTree:
+        """Its mean over these steps, each counted with what comes from the later ones."""
+
+        def factors(x, n):
+            share = _sum(x, n) / n
+            # Where nothing is forgotten, half of all steps come later.
+            forgotten = jnp.where(x > 0, -jnp.expm1(-x), 1)
+            return share, jnp.where(x * n < 1e-2, (n - 1) / 2, (1 - share) / forgotten)
+
+        return self._combined(factors, length, after, given)
+
+    def _combined(self, factors, length, after, given):
+        def of_leaf(kept, after, given):
+            first, second = factors(_rate(kept), jnp.asarray(length, kept.dtype))
+            return first * after + second * given
+
+        return jax.tree.map(of_leaf, self.kept, after, given)
+
+
+def _rate(kept: Array) -> Array:
+    return -jnp.log(jnp.maximum(kept, 1e-30))
+
+
+def _sum(x: Array, length: Array) -> Array:
+    """Σ e^(−jx) over j below `length`."""
+    return jnp.where(x > 0, jnp.expm1(-x * length) / jnp.expm1(-jnp.where(x > 0, x, 1)), length)
+
+
+def memory(transposed: Callable[..., Transposed], opt_state: PyTree, params: PyTree) -> Memory:
+    """The memory of an optimizer near one of its states.
+
+    From the cotangent that a lasting one of the updates, with signs without a pattern, gives to the
+    state, step after step: one ratio for a whole leaf, since entry by entry it would be a quotient
+    of noise.
+
+    Args:
+        transposed: A `transposed_update` at that state and the mean gradient there: what remembers
+            gradients meets those of other steps.
+        opt_state: The state.
+        params: The weights.
+
+    Returns:
+        A `Memory`, scalars for each leaf of the state.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from drmad_jax.reverse.optimizer_response import memory, transposed_update
+        >>> w = jnp.ones(3)
+        >>> optimizer = optax.sgd(0.1, momentum=0.9)
+        >>> state = optimizer.init(w)
+        >>> transposed = transposed_update(lambda h: optimizer.update, None, state, w, w)
+        >>> [round(float(x), 4) for x in jax.tree.leaves(memory(transposed, state, w))]
+        [0.9, 1.0]
+    """
+    signs = random_signs(tree.widen(params))
+
+    def back(d_state):
+        return transposed(signs, d_state).opt_state
+
+    zeros = tree.widen(tree.zeros_like(tree.partition(opt_state)[0]))
+    first, middle, last = geometric_terms(back, zeros)
+
+    def gain(kept, first, last):
+        squared = jnp.sum(first**2)
+        total = jnp.sum(first * last) / jnp.where(squared > 0, squared, 1)
+        return jnp.where(squared > 0, total / _sum(_rate(kept), jnp.asarray(1 + 2 * STRIDE, kept.dtype)), 1)
+
+    kept = jax.tree.map(lambda *terms: _ratio(*terms) ** (1 / STRIDE), first, middle, last)
+    return Memory(kept, jax.tree.map(gain, kept, first, last))
 
 
 class Response(NamedTuple):
@@ -30,95 +177,79 @@ class Response(NamedTuple):
     to_params: PyTree
 
 
-def mean_response(update: Update, opt_state: PyTree, grads: PyTree, params: PyTree) -> Response:
-    """The response of an optimizer near one of its states.
+def mean_response(
+    memory: Memory,
+    length: Array | float,
+    at_mean: Callable[..., Transposed],
+    at_batch: Callable[..., Transposed],
+    params: PyTree,
+) -> Response:
+    """The response of an optimizer near one of its states to what has lasted for some steps.
 
-    A lasting change δ of the gradient moves step j by ∂u_j/∂g δ + Σ_{i<j} ∂u_j/∂s ∂s_j/∂g_i δ. Its
-    terms come from `jax.jvp` of the optimizer's update with gradient and state held where they are,
-    and the limit from their geometric decay, leaf by leaf. δ has signs without a pattern, so that
-    the entries of an optimizer that does not act entry by entry (clipping by a norm) do not mix.
+    A lasting cotangent, with signs without a pattern: the entries of an optimizer that does not act
+    entry by entry (clipping by a norm) then do not mix.
 
     Args:
-        update: The optimizer's update.
-        opt_state: Where it is differentiated.
-        grads: The gradient there: that of one minibatch, since clipping looks at its norm.
-        params: The weights there.
+        memory: Of the optimizer's state.
+        length: For how many steps the gradient has been another.
+        at_mean: A `transposed_update` at the mean gradient.
+        at_batch: The same at the gradient of one minibatch, since clipping looks at its norm.
+        params: The weights.
 
     Returns:
-        A `Response`. Entries without a finite derivative (Adam's square root at zero) have none.
+        A `Response`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
-        >>> from drmad_jax.reverse.optimizer_response import mean_response
-        >>> optimizer, w = optax.sgd(0.1, momentum=0.9), jnp.ones(2)
-        >>> response = mean_response(optimizer.update, optimizer.init(w), w, w)
+        >>> from drmad_jax.reverse.optimizer_response import mean_response, memory, transposed_update
+        >>> w = jnp.ones(2)
+        >>> optimizer = optax.sgd(0.1, momentum=0.9)
+        >>> state = optimizer.init(w)
+        >>> at = transposed_update(lambda h: optimizer.update, None, state, w, w)
+        >>> response = mean_response(memory(at, state, w), 1e3, at, at, w)
         >>> response.to_gradient.round(4).tolist()  # 0.1 / (1 − 0.9)
         [1.0, 1.0]
     """
-    # In half precision the small differences of a geometric decay would be rounding.
-    inexact, rest = tree.partition(opt_state)
-    inexact, params = tree.widen(inexact), tree.widen(params)
-    grads, signs = tree.cast_like(grads, params), _signs(params)
-
-    def step(grads, inexact, params):
-        # The hyperparameters inside the optimizer keep their own precision.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, new = update(grads, tree.combine(inexact, rest), params)
-        new = tree.cast_like(tree.partition(new)[0], inexact)
-        return tree.cast_like(updates, params), new
-
-    def respond(d_state, _):
-        tangents = (signs, d_state, tree.zeros_like(params))
-        d_updates, d_state = jax.jvp(step, (grads, inexact, params), tangents)[1]
-        return d_state, d_updates
-
-    _, responses = jax.lax.scan(respond, tree.zeros_like(inexact), None, length=NUM_TERMS)
-    limit = jax.tree.map(lambda r, s: -geometric_limit(r) * s, responses, signs)
-    own = lambda p: step(grads, inexact, p)[0]
-    d_own = jax.jvp(own, (params,), (signs,))[1]
-    decay = jax.tree.map(lambda d, s: -d * s, d_own, signs)
-    finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
-    return jax.tree.map(finite, Response(limit, decay))
+    signs = random_signs(tree.widen(params))
+    given = memory.amplified(at_mean(signs).opt_state)
+    lasting = memory.before(length, tree.zeros_like(given), given)
+    back = at_batch(signs, lasting)
+    along = lambda x: jax.tree.map(lambda d, s: -d * s, x, signs)
+    return Response(along(back.grads), along(at_batch(signs).params))
 
 
-def handed_on(update: Callable[[PyTree], PyTree], opt_state: PyTree) -> PyTree:
-    """Which leaves of its state an optimizer hands on as they are, read off its trace.
+def geometric_terms(back: Callable[[PyTree], PyTree], zeros: PyTree) -> tuple[PyTree, ...]:
+    """Partial sums of a series that `back` makes longer by one: of 1, 1 + k and 1 + 2k terms."""
+    again = lambda _, x: back(x)
 
-    Args:
-        update: Old state to new state.
-        opt_state: Where it is traced; only shapes and dtypes matter.
+    def lengthen(sums, count):
+        sums = jax.lax.fori_loop(0, count, again, sums)
+        return sums, sums
 
-    Returns:
-        A bool for each leaf.
-
-    Example:
-        >>> import jax.numpy as jnp, optax
-        >>> from drmad_jax.reverse.optimizer_response import handed_on
-        >>> w, sgd = jnp.ones(2), optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
-        >>> handed_on(lambda s: sgd.update(w, s, w)[1], sgd.init(w)).hyperparams
-        {'learning_rate': True}
-    """
-    jaxpr = jax.make_jaxpr(update)(opt_state).jaxpr
-    same = [new is old for new, old in zip(jaxpr.outvars, jaxpr.invars, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(opt_state), same)
+    _, sums = jax.lax.scan(lengthen, zeros, jnp.array([1, STRIDE, STRIDE]))
+    return tuple(jax.tree.map(lambda x, k=k: x[k], sums) for k in range(3))
 
 
-def geometric_limit(terms: Float[Array, "n ..."]) -> Float[Array, "..."]:
-    """The limit of a sequence whose differences shrink by one common factor (Aitken).
+def geometric_limit(back: Callable[[PyTree], PyTree], zeros: PyTree) -> PyTree:
+    """The limit of a series whose terms shrink by one common factor (Aitken), leaf by leaf."""
 
-    One factor for the whole leaf: entry by entry it would be a quotient of noise.
-    """
-    differences = jnp.where(jnp.isfinite(terms), terms, 0)
-    differences = differences[1:] - differences[:-1]
-    last, before = differences[-1], differences[-2]
+    def of_leaf(first, middle, last):
+        # What is kept for more than ten thousand steps is taken for that.
+        ratio = jnp.minimum(_ratio(first, middle, last), 0.9999**STRIDE)
+        return last + (last - middle) * ratio / (1 - ratio)
+
+    return jax.tree.map(of_leaf, *geometric_terms(back, zeros))
+
+
+def _ratio(first: Array, middle: Array, last: Array) -> Float[Array, ""]:
+    """By which differences shrink; one for the whole leaf."""
+    later, before = last - middle, middle - first
     squared = jnp.sum(before**2)
-    ratio = jnp.sum(last * before) / jnp.where(squared > 0, squared, 1)
-    # A momentum above .9999 is taken for that.
-    ratio = jnp.clip(ratio, 0, 0.9999)
-    return terms[-1] + last * ratio / (1 - ratio)
+    ratio = jnp.sum(later * before) / jnp.where(squared > 0, squared, 1)
+    return jnp.clip(ratio, 0, 1)
 
 
-def _signs(like: PyTree) -> PyTree:
+def random_signs(like: PyTree) -> PyTree:
     """Signs without a pattern, from a hash of each entry's number.
 
     `jax.random` would do as well, but compiles into a long program for every leaf.

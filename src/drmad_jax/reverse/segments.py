@@ -14,14 +14,17 @@ from jaxtyping import Array, Int, PyTree
 from drmad_jax import tree
 from drmad_jax._checks.unused import used_leaves
 from drmad_jax.problem import CompositeLoss, Problem, TrainState
-from drmad_jax.reverse.lanczos import positive_flow
+from drmad_jax.reverse.lanczos import Flow, positive_flow
 from drmad_jax.reverse.optimizer_fit import misfit
 from drmad_jax.reverse.optimizer_response import (
-    NUM_TERMS,
+    Memory,
     Response,
+    Transposed,
+    Update,
     geometric_limit,
-    handed_on,
     mean_response,
+    memory,
+    transposed_update,
 )
 from drmad_jax.reverse.paths.base import At
 from drmad_jax.reverse.steps import ReverseSteps, Spacing, Visits, middles, stretches
@@ -31,6 +34,13 @@ from drmad_jax.training.step import Cotangent, ReverseInfo, optimizer_update
 
 # Of `Segments.num_terms`.
 EACH, NUM_BATCH_TERMS = 0, 100
+# Up to here some gradients move the weights as their mean does.
+LARGEST_APART = 0.1
+
+# Cotangents of the hyperparameters and of the optimizer's state.
+Terms = tuple[PyTree, PyTree]
+# (step, length of its piece, integral over the piece, what there is) -> with the piece's own
+Term = Callable[[Array, Array, PyTree, Terms], Terms]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,16 +114,11 @@ class Segments(ReverseSteps):
 
         pull = jax.vjp(new_model_state, final.params, inexact)[1]
 
-        def back(carry, _):
-            d_model_state, total = carry
-            d_params, d_model_state = pull(d_model_state)
-            total = tree.add(total, d_params)
-            return (d_model_state, total), total
-
-        zeros = tree.widen(tree.zeros_like(final.params))
-        carry = (cotangent.state.model_state, zeros)
-        _, sums = jax.lax.scan(back, carry, None, length=NUM_TERMS)
-        params = tree.add(cotangent.state.params, jax.tree.map(geometric_limit, sums))
+        # The sum of a change's later effects, and what these come from.
+        own = tree.widen(cotangent.state.model_state)
+        back = lambda later: tree.add(own, pull(tree.cast_like(later, inexact))[1])
+        lasting = geometric_limit(back, tree.zeros_like(own))
+        params = tree.add(cotangent.state.params, pull(tree.cast_like(lasting, inexact))[0])
         model_state = tree.zeros_like(cotangent.state.model_state)
         return cotangent._replace(
             state=cotangent.state._replace(params=params, model_state=model_state)
@@ -151,7 +156,8 @@ class Segments(ReverseSteps):
             model_state=state.model_state,
             key=keys,
         )
-        response = segment.response()
+        memory = segment.memory(operator.grads)
+        response, is_straight = segment.response(memory, operator.grads)
 
         def product(z):
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
@@ -170,36 +176,16 @@ class Segments(ReverseSteps):
             num_products=self.num_products,
             decay=response.to_params,
         )
-        kept = segment.handed_on(cotangent.state.opt_state)
-        terms = (cotangent.hparams, kept)
-        if self.num_terms == 1:
-            integral = flow.integral(0, length)
-            pushed = jax.tree.map(jnp.multiply, response.to_gradient, integral)
-            mixed = operator.mixed(tree.cast_like(pushed, state.params))
-            terms = (_subtract(terms[0], mixed), terms[1])
-            terms = segment.own_terms(terms, state, operator.grads, integral)
-        else:
-            count = segment.length
-            if self.num_terms != EACH:
-                count = jnp.minimum(count, self.num_terms or NUM_BATCH_TERMS)
-
-            def add_piece(index, terms):
-                low, high = index * segment.length // count, (index + 1) * segment.length // count
-                # The way back reaches the segment's last step first.
-                since = lambda step: (segment.length - step).astype(jnp.float32)
-                integral = flow.integral(since(high), since(low))
-                pushed = jax.tree.map(jnp.multiply, response.to_gradient, integral)
-                step = jnp.minimum(low + (high - low) // 2, segment.length - 1) + segment.low
-                along = tree.cast_like(pushed, state.params)
-                accumulated, kept = terms
-                accumulated = _subtract(accumulated, segment.mixed_term(step, along))
-                own = segment.at(step)
-                return segment.own_terms((accumulated, kept), own, operator.grads, integral)
-
-            terms = jax.lax.fori_loop(0, count, add_piece, terms)
+        d_hparams, together = cotangent.hparams, self.num_terms == 1
+        if together:
+            pushed = jax.tree.map(jnp.multiply, response.to_gradient, flow.integral(0, length))
+            d_hparams = _subtract(d_hparams, operator.mixed(tree.cast_like(pushed, state.params)))
+        term = segment.term(memory, operator.grads, is_straight, mixed=not together)
+        terms = d_hparams, tree.cast_like(cotangent.state.opt_state, memory.kept)
+        terms = segment.over_pieces(self.num_terms or EACH, flow, term, terms)
         params = tree.cast_like(flow.end, cotangent.state.params)
         d_state = tree.zeros_like(cotangent.state)
-        opt_state = tree.combine(terms[1], d_state.opt_state)
+        opt_state = tree.cast_like(terms[1], d_state.opt_state)
         d_state = d_state._replace(params=params, opt_state=opt_state)
         return Cotangent(d_state, terms[0]), ReverseInfo(jnp.sqrt(tree.squared_norm(params)))
 
@@ -238,23 +224,101 @@ class _Segment:
         sampled = low + (places.astype(np.float32) * length.astype(jnp.float32)).astype(jnp.int32)
         return _Segment(run, hparams, state, low, length, sampled, at or (lambda step: state))
 
-    def response(self) -> Response:
+    def memory(self, mean: PyTree) -> Memory:
+        """How long the optimizer remembers, `mean` the gradient of the sampled batches."""
+        return memory(self._transposed(self.state, mean), self.state.opt_state, self.state.params)
+
+    def response(self, memory: Memory, mean: PyTree) -> tuple[Response, Array]:
         """The optimizer's, its mean over the sampled steps, each with its own batch's gradient.
 
-        Never negative: what moves along its gradient is left where it is.
+        Never negative: what moves along its gradient is left where it is. Beside it whether these
+        gradients move the weights, together, as their mean does.
         """
 
         def add(total, step):
-            own = self.at(step)
-            batch, key = self.run.inputs(step)
-            gradient = inner_gradient(self.run.problem, None)
-            grads, (loss, _) = gradient(own.params, self.hparams, own.model_state, batch, key)
-            update = lambda g, s, p: self._update(self.hparams)(g, s, p, loss)
-            return tree.add(total, mean_response(update, own.opt_state, grads, own.params)), None
+            own, grads = self.at(step), self.gradient(step)
+            at_mean, at_batch = self._transposed(own, mean), self._transposed(own, grads)
+            # Neither longer than is left of the run, nor than there has been one: averages that
+            # began at zero are corrected for that.
+            lasting = jnp.minimum(step, self.run.num_steps - 1 - step).astype(jnp.float32)
+            response = mean_response(memory, lasting, at_mean, at_batch, own.params)
+            return tree.add(total, (response, self._updates(own, grads), self._updates(own, mean)))
 
         zeros = tree.widen(tree.zeros_like(self.state.params))
-        total, _ = jax.lax.scan(add, Response(zeros, zeros), self.sampled)
-        return jax.tree.map(lambda x: jnp.maximum(x / len(self.sampled), 0), total)
+        start = (Response(zeros, zeros), zeros, zeros)
+        (total, each, at_once), _ = jax.lax.scan(lambda c, t: (add(c, t), None), start, self.sampled)
+        apart = tree.squared_norm(_subtract(each, at_once))
+        is_straight = apart < LARGEST_APART**2 * tree.squared_norm(each)
+        return jax.tree.map(lambda x: jnp.maximum(x / len(self.sampled), 0), total), is_straight
+
+    def gradient(self, step: Int[Array, ""]) -> PyTree:
+        """That of one step's batch, at the stand-in."""
+        own, (batch, key) = self.at(step), self.run.inputs(step)
+        gradient = inner_gradient(self.run.problem, None)
+        return gradient(own.params, self.hparams, own.model_state, batch, key)[0]
+
+    def over_pieces(self, num_terms: int, flow: Flow, term: Term, terms: Terms) -> Terms:
+        """Adds each piece's terms, the last piece's first."""
+        if num_terms == 1:
+            count = jnp.int32(len(self.sampled))
+        else:
+            count = self.length if num_terms == EACH else jnp.minimum(self.length, num_terms)
+        size, larger = self.length // count, self.length % count
+        since = lambda step: (self.length - step).astype(jnp.float32)
+
+        def add(done, terms):
+            index = count - 1 - done
+            low = index * size + jnp.minimum(index, larger)
+            high = low + size + (index < larger).astype(low.dtype)
+            step = jnp.minimum(low + (high - low) // 2, self.length - 1) + self.low
+            if num_terms == 1:
+                step = self.sampled[index]
+            return term(step, since(low) - since(high), flow.integral(since(high), since(low)), terms)
+
+        return jax.lax.fori_loop(0, count, add, terms)
+
+    def term(self, memory: Memory, mean: PyTree, is_straight: Array, *, mixed: bool) -> Term:
+        """What one piece adds: to the hyperparameters and to the cotangent of the optimizer's state.
+
+        (∂(u, s')/∂λ)ᵀ (W̄, S̄) with u the optimizer's update, s' its new state and S̄ the cotangent
+        that later steps have given to that; and, if `mixed`, the same through the piece's gradient.
+        What a hyperparameter does to the gradient of one batch meets that batch's own gradient in
+        an adaptive optimizer (it hardly minds its scale); for others the mean does, unless the
+        optimizer bends it (clipping).
+        """
+        own_always = mixed and self.terms_read() == "batch"
+        linear = self._is_linear()
+
+        def term(step, length, integral, terms):
+            d_hparams, d_opt_state = terms
+            # In a segment of few steps there may be pieces without any.
+            own, some = self.at(step), jnp.maximum(length, 1)
+            at_mean = self._transposed(own, mean)
+            shared = lambda x: jax.tree.map(lambda x: x / some.astype(x.dtype), x)
+            given = memory.amplified(at_mean(shared(integral)).opt_state)
+            inside = memory.during(some, d_opt_state, given)
+            if linear:
+                at = at_mean
+            elif own_always:
+                at = self._transposed(own, self.gradient(step))
+            else:
+                alone = lambda: tree.cast_like(self.gradient(step), mean)
+                at = self._transposed(own, jax.lax.cond(is_straight, lambda: mean, alone))
+            back = at(integral, jax.tree.map(lambda x: x * length.astype(x.dtype), inside))
+            d_hparams = tree.add(d_hparams, back.hparams)
+            if mixed:
+                d_grads = tree.cast_like(back.grads, own.params)
+                d_hparams = tree.add(d_hparams, self.mixed_term(step, d_grads))
+            # With what the leaves of the state give to each other.
+            given = jax.tree.map(
+                lambda x, kept, inside: x - kept * inside,
+                shared(back.opt_state),
+                memory.kept,
+                inside,
+            )
+            return d_hparams, memory.before(length, d_opt_state, given)
+
+        return term
 
     def mixed_term(self, step: Int[Array, ""], along: PyTree) -> PyTree:
         """(∂²L_t/∂λ∂w)ᵀ v of one step, like the hyperparameters.
@@ -274,52 +338,46 @@ class _Segment:
 
         return jax.grad(slope)(self.hparams)
 
-    def own_terms(
-        self, terms: tuple[PyTree, PyTree], state: TrainState, grads: PyTree, integral: PyTree
-    ) -> tuple[PyTree, PyTree]:
-        """Adds (∂u/∂λ)ᵀ W̄, and the same for what the optimizer's state only hands on."""
-        loss = jnp.zeros((), jnp.result_type(*jax.tree.leaves(state.params)))
-
-        def updates(hparams, kept):
-            opt_state = tree.combine(kept, state.opt_state)
-            return self._update(hparams)(grads, opt_state, state.params, loss)[0]
-
-        made, pull = jax.vjp(updates, self.hparams, self.handed_on(state.opt_state))
-        return tree.add(terms, pull(tree.cast_like(integral, made)))
-
     def terms_read(self) -> Literal["nothing", "step", "batch"]:
         """What of a step the terms of the hypergradient read."""
-        grads, (_, rest) = self.state.params, tree.partition(self.state.opt_state)
-        none = (
-            tree.zeros_like(self.hparams),
-            self.handed_on(tree.partition(self.state.opt_state)[0]),
-        )
+        params, (inexact, rest) = self.state.params, tree.partition(self.state.opt_state)
 
-        def terms(step, rest):
-            opt_state = tree.combine(tree.partition(self.state.opt_state)[0], rest)
-            own = self.own_terms(none, self.state._replace(opt_state=opt_state), grads, grads)
-            return self.mixed_term(step, grads), own
+        def terms(given):
+            step, rest = given
+            state = self.state._replace(opt_state=tree.combine(inexact, rest))
+            of_optimizer = self._transposed(state, params)(params, inexact).hparams
+            return self.mixed_term(step, params), of_optimizer
 
-        if not used_leaves(lambda given: terms(*given), (self.state.step, rest)):
+        if not used_leaves(terms, (self.state.step, rest)):
             return "nothing"
-        mixed = jax.make_jaxpr(self.mixed_term)(self.state.step, grads).jaxpr
+        mixed = jax.make_jaxpr(self.mixed_term)(self.state.step, params).jaxpr
         mixed, _ = partial_eval.dce_jaxpr(mixed, [True] * len(mixed.outvars))
         return "batch" if _multiplies(mixed) else "step"
 
-    def handed_on(self, opt_state: PyTree) -> PyTree:
-        """The leaves that the optimizer hands on as they are, `None` for the others."""
-        own, params = self.state.opt_state, self.state.params
-        loss = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
-        update = lambda s: self._update(self.hparams)(params, s, params, loss)[1]
-        kept = handed_on(update, own)
-        return jax.tree.map(
-            lambda keep, x: x if keep and x is not None and tree.is_inexact(x) else None,
-            kept,
-            opt_state,
+    def _transposed(self, state: TrainState, grads: PyTree) -> Callable[..., Transposed]:
+        return transposed_update(
+            self._update, self.hparams, state.opt_state, grads, state.params
         )
 
-    def _update(self, hparams: PyTree) -> Callable[..., tuple[PyTree, PyTree]]:
-        return optimizer_update(self.run.problem, hparams)
+    def _updates(self, state: TrainState, grads: PyTree) -> PyTree:
+        with jax.numpy_dtype_promotion("standard"):
+            return self._update(self.hparams)(grads, state.opt_state, state.params)[0]
+
+    def _is_linear(self) -> bool:
+        """Whether the update is linear in the gradient, read off its trace."""
+        grads = self.state.params
+        updates = lambda grads: self._updates(self.state, grads)
+        pushed = lambda at, along: jax.jvp(updates, (at,), (along,))[1]
+        if used_leaves(lambda at: pushed(at, grads), grads):
+            return False
+        # The derivative of a sign reads neither.
+        return used_leaves(updates, grads) == used_leaves(lambda x: pushed(grads, x), grads)
+
+    def _update(self, hparams: PyTree) -> Update:
+        update = optimizer_update(self.run.problem, hparams)
+        # Those that read the loss do not come here.
+        loss = jnp.zeros((), jnp.result_type(*jax.tree.leaves(self.state.params)))
+        return lambda grads, opt_state, params: update(grads, opt_state, params, loss)
 
 
 def _subtract(a: PyTree, b: PyTree) -> PyTree:
