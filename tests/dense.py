@@ -213,7 +213,7 @@ def lasting_response(at_batch, at_mean, kept, num_others):
 
 
 def series(kept, later, given, count):
-    """Σ over some steps of what later ones gave to the state after each, and to that before them."""
+    """Σ over steps of what later ones gave to the state after each, and to that before them."""
     inside = [np.zeros_like(c) for c in given]
     for _ in range(count):
         inside = [x + y for x, y in zip(inside, later, strict=True)]
@@ -273,7 +273,8 @@ def hypergradient(plan, optimizer, theta, h, batches):
         for t, since, until in reversed(pieces):
             count, summed, own = until - since, integral(since, until), mean
             batch = derivatives(weights, h, at(batches, t))
-            if not optimizer.linear and (plan.each_step or bent(optimizer, steps, gradients, weights, moments, h)):
+            is_bent = bent(optimizer, steps, gradients, weights, moments, h)
+            if not optimizer.linear and (plan.each_step or is_bent):
                 own = batch.gradient
             given = [c * summed / max(count, 1) for c in local(t, mean).u_s]
             there = local(t, own)

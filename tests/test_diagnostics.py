@@ -164,7 +164,8 @@ def made_up(**reports):
         reports=tuple(
             dj.MethodReport(
                 name=name, method=name, cosine=one, norm_ratio=one, other_seeds=one,
-                sign_agreement=Mean(signs, 0.01), other_signs=one, finite_share=finite,
+                sign_agreement=Mean(signs, 0.01), other_signs=one, certified=None,
+                finite_share=finite,
                 expansion=None, cotangent_norms=None, seconds=time, time_ratio=time,
                 compile_seconds=1.0, temporary_bytes=None,
             )

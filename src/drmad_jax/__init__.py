@@ -6,7 +6,7 @@ from drmad_jax.diagnostics.compare import compare
 from drmad_jax.diagnostics.metasmoothness import Metasmoothness, metasmoothness
 from drmad_jax.diagnostics.report import Comparison, MethodReport
 from drmad_jax.fixed_point.sgd import reversible_sgd
-from drmad_jax.hypergradient import Hypergradient, hypergradient, train, trained
+from drmad_jax.hypergradient import Hypergradient, certify, hypergradient, train, trained
 from drmad_jax.loops.adaptation import OnlineState
 from drmad_jax.loops.online import online_learning_rates, online_penalties
 from drmad_jax.loops.outer import OuterOptimizer, outer_optimizer
@@ -28,7 +28,7 @@ from drmad_jax.methods.linear_solve import LinearSolver
 from drmad_jax.methods.truncated import one_step, truncated
 from drmad_jax.methods.zero_order import evolution_strategies
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
-from drmad_jax.protocol import Estimator, Info, Method
+from drmad_jax.protocol import Certificate, Estimator, Info, Method
 from drmad_jax.training.batches import Minibatches, host_batches, minibatches
 from drmad_jax.training.curvature import curvature_product, inner_gradient
 from drmad_jax.training.run import forward_scan, reverse_scan
@@ -45,6 +45,7 @@ from drmad_jax.training.tangents import initial_tangents, tangent_step
 
 __all__ = [
     "Agreement",
+    "Certificate",
     "Comparison",
     "CompositeLoss",
     "Cotangent",
@@ -69,6 +70,7 @@ __all__ = [
     "StepInfo",
     "TrainState",
     "agreement",
+    "certify",
     "checkpointed",
     "compare",
     "composite_loss",

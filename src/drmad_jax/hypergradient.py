@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_scalar
+from drmad_jax.methods.certificate import certificate
 from drmad_jax.methods.drmad import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
-from drmad_jax.protocol import Estimator, Info, Method, resolved
+from drmad_jax.protocol import Certificate, Estimator, Info, Method, resolved
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent, init_cotangent
 
@@ -36,7 +38,11 @@ class Hypergradient(NamedTuple):
 
 
 def hypergradient(
-    problem: Problem, *, num_steps: int, method: Method | Estimator | None = None
+    problem: Problem,
+    *,
+    num_steps: int,
+    method: Method | Estimator | None = None,
+    certify: int | None = None,
 ) -> Callable[..., Hypergradient]:
     """The gradient of the outer loss after training, with respect to the hyperparameters.
 
@@ -46,6 +52,9 @@ def hypergradient(
         problem: Inner loss, outer loss and optimizer.
         num_steps: Number of inner steps T.
         method: How; `drmad()` if `None`.
+        certify: With `info.certificate`, what the hypergradient is worth, from one tangent of the
+            true training along it (about two trainings more) and this number of further ones in
+            random directions; `None` for without.
 
     Returns:
         A pure function `(hparams, params, inner_batches, outer_batch, *, model_state=None,
@@ -75,6 +84,8 @@ def hypergradient(
         (0.25, 0.25)
     """
     method = _checked(problem, num_steps, method)
+    if certify is not None:
+        check_count("hypergradient", "certify", certify, least=0)
 
     def compute(
         hparams: PyTree,
@@ -90,10 +101,77 @@ def hypergradient(
         start = _start(run, hparams, params, model_state)
         _check_losses(run, start.state, hparams, outer_batch)
         if isinstance(method, Estimator):
-            return _estimate(method, run, start, hparams, outer_batch)
-        return _differentiate(method, run, start, hparams, outer_batch)
+            out = _estimate(method, run, start, hparams, outer_batch)
+        else:
+            out = _differentiate(method, run, start, hparams, outer_batch)
+        if certify is None:
+            return out
+        found = certificate(
+            run, start.state, hparams, outer_batch, out.grad, num_directions=certify
+        )
+        return out._replace(info=out.info._replace(certificate=found))
 
     return compute
+
+
+def certify(
+    problem: Problem, *, num_steps: int, num_directions: int = 0
+) -> Callable[..., Certificate]:
+    """What any vector is worth as a hypergradient: one of one's own, of another seed, a mean.
+
+    Args:
+        problem: Inner loss, outer loss and optimizer.
+        num_steps: Number of inner steps T.
+        num_directions: Number of random directions across the vector that tell the true
+            hypergradient's norm, and so the cosine: each a tangent of training, all in one `vmap`.
+
+    Returns:
+        A pure function `(estimate, hparams, params, inner_batches, outer_batch, *,
+        model_state=None, key=None) -> Certificate`; `estimate` is like `hparams`, the other
+        arguments are those of a hypergradient.
+
+    Raises:
+        ValueError, TypeError: On arguments of the wrong kind, shape or dtype.
+
+    Example:
+        >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
+        >>> loss = lambda w, h, x: 0.5 * jnp.sum((w - h) ** 2)
+        >>> problem = dj.Problem(loss, lambda w, h, x: jnp.sum(w * x), optax.sgd(1.0))
+        >>> certify = jax.jit(dj.certify(problem, num_steps=1, num_directions=1))
+        >>> target, outer = jnp.zeros(2), jnp.array([3.0, 4.0])  # The hypergradient is `outer`.
+        >>> found = certify(jnp.array([2.0, 0.0]), target, jnp.ones(2), jnp.zeros(1), outer)
+        >>> [round(float(x), 4) for x in (found.slope, found.ratio, found.norm, found.cosine)]
+        [3.0, 1.5, 5.0, 0.6]
+    """
+    _check_problem(problem, num_steps)
+    check_count("certify", "num_directions", num_directions, least=0)
+
+    def call(
+        estimate: PyTree,
+        hparams: PyTree,
+        params: PyTree,
+        inner_batches: PyTree,
+        outer_batch: PyTree,
+        *,
+        model_state: PyTree = None,
+        key: Array | None = None,
+    ) -> Certificate:
+        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        estimate = check_inexact("estimate", estimate)
+        shapes = lambda pytree: jax.tree.map(jnp.shape, pytree)
+        if shapes(estimate) != shapes(hparams):
+            raise ValueError(
+                f"certify: `estimate` must be like `hparams`, {shapes(hparams)}, got "
+                f"{shapes(estimate)}"
+            )
+        run = _run(problem, num_steps, params, inner_batches, model_state, key)
+        state = run.start(hparams)
+        _check_losses(run, state, hparams, outer_batch)
+        return certificate(
+            run, state, hparams, outer_batch, estimate, num_directions=num_directions
+        )
+
+    return call
 
 
 def trained(problem: Problem, *, num_steps: int) -> Callable[..., TrainState]:

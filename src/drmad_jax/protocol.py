@@ -19,6 +19,27 @@ Evaluate = Callable[[PyTree], tuple[Float[Array, ""], TrainState]]
 DependsOn = Callable[[PyTree], PyTree]
 
 
+class Certificate(NamedTuple):
+    """What a hypergradient ĝ is worth beside the true g of the same run, which stays unknown.
+
+    Of the outer loss at the final state, by tangents of the true training.
+
+    Attributes:
+        slope: The outer loss's derivative along ĝ/‖ĝ‖, exact: positive where a step against ĝ leads
+            downhill.
+        ratio: `slope`/‖ĝ‖: 1 where ĝ is right, cosine times ‖g‖/‖ĝ‖ elsewhere.
+        norm: ‖g‖, estimated from random directions across ĝ; `None` without any.
+        cosine: Of ĝ and g, so estimated.
+        cosine_error: Its standard error; 0 where the directions are all that there are.
+    """
+
+    slope: Float[Array, ""]
+    ratio: Float[Array, ""]
+    norm: Float[Array, ""] | None = None
+    cosine: Float[Array, ""] | None = None
+    cosine_error: Float[Array, ""] | None = None
+
+
 class Info(NamedTuple):
     """What happened on the way back; arrays, so that it passes through jit and vmap.
 
@@ -39,6 +60,7 @@ class Info(NamedTuple):
         num_iterations: Of a linear solve; `None` without one.
         standard_error: Of each entry of a stochastic estimate, like the hypergradient; `None` for
             deterministic methods.
+        certificate: What the hypergradient is worth; `None` unless asked for.
     """
 
     finite: Bool[Array, ""] | None = None
@@ -51,6 +73,7 @@ class Info(NamedTuple):
     residual_norm: Float[Array, ""] | None = None
     num_iterations: Int[Array, ""] | None = None
     standard_error: PyTree = None
+    certificate: Certificate | None = None
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from drmad_jax.diagnostics.agreement import agreement, leave_one_out
 from drmad_jax.diagnostics.metasmoothness import metasmoothness
 from drmad_jax.diagnostics.report import Comparison, Mean, MethodReport
 from drmad_jax.hypergradient import Hypergradient, hypergradient, trained
+from drmad_jax.hypergradient import certify as make_certify
 from drmad_jax.methods.exact import checkpointed
 from drmad_jax.problem import Problem
-from drmad_jax.protocol import Estimator, Info, Method
+from drmad_jax.protocol import Certificate, Estimator, Info, Method
 
 Run = Mapping[str, Any]
 _agreements, _leave_one_out = jax.jit(jax.vmap(agreement)), jax.jit(leave_one_out)
@@ -32,6 +33,7 @@ def compare(
     reference: Method | None = None,
     step_size: float = 0.1,
     repeats: int = 1,
+    certify: int | None = None,
 ) -> Callable[[PyTree, Iterable[Run]], Comparison]:
     """Compares methods with the exact one on a problem of one's own.
 
@@ -47,6 +49,8 @@ def compare(
         step_size: Of the step in hyperparameter space along which metasmoothness is measured,
             against the signs of the exact hypergradient; of the order of one outer update.
         repeats: Timed calls for each method and seed. One uncounted call warms up.
+        certify: As of `hypergradient`: every estimate gets a certificate, too, outside its time, so
+            that one sees how well that tells the cosine on this problem; at least 1.
 
     Returns:
         A function `(hparams, runs) -> Comparison`. `hparams`: where to compare. `runs`: an iterable
@@ -76,6 +80,8 @@ def compare(
     check_count("compare", "num_steps", num_steps)
     check_count("compare", "repeats", repeats)
     check_number("compare", "step_size", step_size, above=0.0)
+    if certify is not None:
+        check_count("compare", "certify", certify)
     methods, exact = _with_reference(methods, checkpointed() if reference is None else reference)
 
     def call(hparams: PyTree, runs: Iterable[Run]) -> Comparison:
@@ -86,11 +92,15 @@ def compare(
         }
         training = _Timed("training", _plain_training(problem, num_steps), repeats)
         three_runs = _Timed("metasmoothness", metasmoothness(problem, num_steps=num_steps), 1)
+        worth = make_certify(problem, num_steps=num_steps, num_directions=certify or 0)
+        certificate = None if certify is None else _Timed("certificate", worth, 1)
         found, smoothness = {name: [] for name in methods}, []
         for run in _alike(runs):
             training(hparams, **run)
             for name, function in functions.items():
-                found[name].append(_Found.of(function(hparams, **run)))
+                out = function(hparams, **run)
+                worth = None if certificate is None else certificate(out.grad, hparams, **run)
+                found[name].append(_Found.of(out, worth))
             downhill = jax.tree.map(lambda g: -np.sign(g), found[exact][-1].grad)
             smooth = three_runs(hparams, downhill, **run, step_size=step_size)
             smoothness.append(jax.device_get(smooth))
@@ -123,11 +133,13 @@ class _Found(NamedTuple):
     finite: bool
     expansion: float | None
     profile: np.ndarray | None
+    certified: float | None
 
     @classmethod
-    def of(cls, out: Hypergradient) -> "_Found":
+    def of(cls, out: Hypergradient, worth: Certificate | None) -> "_Found":
         grad, finite, info = jax.device_get((out.grad, out.info.finite, out.info))
-        return cls(grad, bool(finite), _expansion(info), info.cotangent_norm_profile)
+        certified = None if worth is None else float(cast(Array, worth.cosine))
+        return cls(grad, bool(finite), _expansion(info), info.cotangent_norm_profile, certified)
 
 
 class _Timed:
@@ -226,6 +238,7 @@ def _report(
     same_seed = _agreements(stack(found), stack(exact))
     other_seeds = _leave_one_out(stack(found), stack(exact))
     expansions = [each.expansion for each in found if each.expansion is not None]
+    certified = [each.certified for each in found if each.certified is not None]
     profiles = [each.profile for each in found if each.profile is not None]
     return MethodReport(
         name=name,
@@ -235,6 +248,7 @@ def _report(
         sign_agreement=Mean.of(same_seed.sign_agreement),
         other_seeds=Mean.of(other_seeds.cosine),
         other_signs=Mean.of(other_seeds.sign_agreement),
+        certified=Mean.of(certified) if certified else None,
         finite_share=float(np.mean([each.finite for each in found])),
         expansion=float(np.max(expansions)) if expansions else None,
         # The parts of training that are visited are the same for all seeds.

@@ -53,6 +53,8 @@ class MethodReport:
         sign_agreement: Share of entries with the sign of the exact one.
         other_seeds: Cosine with the mean exact hypergradient over the other seeds.
         other_signs: Share of entries with the sign of that mean.
+        certified: The cosine with the exact hypergradient as its certificate tells it; `None`
+            unless asked for.
         finite_share: Share of seeds with a finite hypergradient.
         expansion: Largest norm of the weights' cotangent on the way back over its norm at the end
             of training, the largest of all seeds; `None` for methods that do not go back.
@@ -73,6 +75,7 @@ class MethodReport:
     sign_agreement: Mean
     other_seeds: Mean
     other_signs: Mean
+    certified: Mean | None
     finite_share: float
     expansion: float | None
     cotangent_norms: tuple[float, ...] | None
@@ -197,10 +200,11 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """A table with one line for each method, what it means, and the recommendation."""
+        certified = any(report.certified is not None for report in self.reports)
         head = (
             "method", "cosine, other seeds", "signs, other seeds", "cosine, same seed",
-            "signs, same seed", "norm ratio", "finite", "expansion", "time / training",
-            "memory, MiB", "compiling, s",
+            "signs, same seed", "norm ratio", *(["certified cosine"] if certified else []),
+            "finite", "expansion", "time / training", "memory, MiB", "compiling, s",
         )  # fmt: skip
         lines = [head, ("---",) * len(head), *map(self._line, self.reports)]
         table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -230,6 +234,7 @@ class Comparison:
             _pm(report.other_seeds),
             _pm(report.other_signs),
             *(("1", "1", "1") if exact else map(_pm, same)),
+            *([] if report.certified is None else [_pm(report.certified)]),
             f"{100 * report.finite_share:.0f} %",
             "–" if report.expansion is None else f"{report.expansion:.3g}",
             f"{report.time_ratio:.2f}",

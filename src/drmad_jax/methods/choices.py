@@ -62,17 +62,17 @@ def means() -> Means:
 
     Example:
         >>> import drmad_jax as dj
-        >>> dj.drmad().path == dj.means()
+        >>> dj.drmad().first.path == dj.means()
         True
     """
     return Means()
 
 
 def segments(
-    count: int = 10,
+    count: int = 5,
     *,
-    num_products: int = 10,
-    num_batches: int = 10,
+    num_products: int = 8,
+    num_batches: int = 8,
     spacing: Spacing = "dense",
     num_terms: int | None = None,
 ) -> Segments:
@@ -81,8 +81,7 @@ def segments(
     Args:
         count: Number of segments; that of steps where the run is shorter.
         num_products: Curvature products in each segment.
-        num_batches: Inner batches, spread over the segment, that each product averages. Below
-            1,000 steps fewer do: a hundredth of the steps.
+        num_batches: Inner batches, spread over the segment, that each product averages.
         spacing: "dense" near the end of training, or "even".
         num_terms: At how many of a segment's steps the terms of the hypergradient are taken, each
             with its own batch, key and counters; 0 for every step. `None` for one where the
@@ -98,8 +97,8 @@ def segments(
 
     Example:
         >>> import drmad_jax as dj
-        >>> dj.drmad(steps=dj.segments(5, num_products=8, num_batches=4)).steps.count
-        5
+        >>> dj.drmad(steps=dj.segments(6), exact_end=0).steps.count
+        6
     """
     counts = {"count": count, "num_products": num_products, "num_batches": num_batches}
     for name, value in counts.items():

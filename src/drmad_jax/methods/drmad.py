@@ -22,16 +22,20 @@ def drmad(
     curvature: str = "auto",
     batches: Literal["original", "fresh"] = "original",
     on_expansion: OnExpansion = "continue",
-    exact_end: int | None = 0,
+    exact_end: int | None = None,
     serves: Serves = "auto",
 ) -> Method:
     """Approximate: training is remembered by a few states, which stand for all the others.
 
     w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). The paper goes back along that line step by
     step with the Hessian, which expands wherever curvature is negative or sharp and training merely
-    steered around it. The default divides training into ten segments, lets the mean of its states
-    stand for each, and takes a segment at once, with the positive part of the Hessian, which cannot
-    expand: a hundred curvature products, whatever T is. The study in docs/study.md says why.
+    steered around it. The default goes back in two stretches: the last √(6 T) steps exactly, one by
+    one, and those before them in five segments, each taken at once at the mean of its states with
+    the positive part of the Hessian, which does not expand: 40 curvature products, whatever T is
+    (the segments of SOURCE, Bae et al. 2024, with an optimizer's state, each step's own terms, and
+    an exact end). Where these would cost more than they save (below about 550 steps), and where an
+    optimizer does not suit segments, the whole run is taken back exactly. The study in
+    docs/study.md says why.
 
     Args:
         knots: Short for `path=drmad_jax.knots(…)`: 2 is the line of the paper, T + 1 the true
@@ -40,8 +44,8 @@ def drmad(
             your own. `None` for the means with segments, and for 8 knots, or as many as fit, with
             single steps.
         steps: How to go back: `drmad_jax.segments(…)`, `every_step()`, `strided_steps(…)` or
-            `measured_steps(cap=…)`. `None` for 10 segments with curvature="auto", and for every
-            step with any other curvature.
+            `measured_steps(cap=…)`. `None` for `segments()` with curvature="auto", and for every
+            step with any other curvature. Given segments are taken in runs of any length.
         curvature: "hessian"; "gauss_newton", for a `composite_loss`; "filtered_hessian", which
             leaves the Hessian product out of single steps where it would expand the cotangent. Of
             each, segments take the positive part. "auto" is the Hessian for segments; for single
@@ -50,31 +54,32 @@ def drmad(
         on_expansion: What to do once the cotangent's norm exceeds ten times its norm at the end
             (the path expands where training did not): "continue" and report it as
             `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
-        exact_end: Number K of last steps that are taken back exactly, one by one, before the
-            segments; 0 for none, `None` for √(6 T), and for a run that is exact as a whole where
-            the default's segments would cost more than they save (below about 1,600 steps).
+            The exact end always goes on.
+        exact_end: Number K of last steps that are taken back exactly before the segments; 0 for
+            none, `None` for √(6 T) before segments and none before single steps.
         serves: What an exact end serves. "this_run": the outer loss is differentiated at the final
             state. "tuning": at the mean of the last K + 1 states, through each of which goes an
             equal share, so that less of one seed's noise comes back. "auto": "this_run" for
-            hyperparameters that read the steps (learning rates, example weights), "tuning" for
-            those that do not (penalties).
+            hyperparameters that read the steps (schedules, example weights), "tuning" for
+            those that do not (penalties, constants). `value` is the final state's either way.
 
     Cost:
-        Memory: one training state for each segment or knot (and 4 bytes a step for each counter in
-        the optimizer state); with segments also `num_products` + 4 vectors like the weights and the
-        activations of `num_batches` batches. Reverse pass: `count` · `num_products` curvature
-        products, each on `num_batches` batches; or S reverse steps. By default that is about one
-        training of 1,000 steps: for much shorter runs take fewer batches, or an exact method.
+        Memory: one training state for each segment or knot and 2 √K states (and 4 bytes a step for
+        each counter in the optimizer's state); with segments also `num_products` + 4 vectors like
+        the weights and the activations of `num_batches` batches. Reverse pass: K reverse steps, and
+        `count` · `num_products` curvature products, each on `num_batches` batches; or S reverse
+        steps. Where hyperparameters read the batch, 100 evaluations of the model a segment more.
     Bias:
-        Biased unless knots = T + 1 with the Hessian, step by step. The mixed terms are taken on the
-        path. Segments take the optimizer's answer to the gradient as immediate, leave out negative
-        curvature, and pass over a cotangent of the optimizer's state (`train`). Gauss–Newton leaves
-        out the model's own curvature. Hypergradients of learning rates and momenta need the true
-        velocity and are biased here, sign errors included: use `checkpointed`. Single steps with
-        the Hessian may diverge: look at `info.expanded`. Optimizers that segments do not fit (those
-        that act at some steps only, mix entries, set weights instead of moving them, remember the
-        weights or read the loss) are found out by a trial while the call is traced: the run is then
-        taken back exactly, with a warning that says why.
+        Biased unless knots = T + 1 with the Hessian, step by step, or the run is exact as a whole.
+        Segments take a linear flow for the way back, at one state each, and leave out negative
+        curvature; the optimizer is transposed as it is, its state's memory a geometric series.
+        Gauss–Newton leaves out the model's own curvature. Single steps beside the trajectory do not
+        know the true velocity, which the hypergradients of learning rates and momenta need: sign
+        errors included; with the Hessian they may diverge: look at `info.expanded`. Optimizers that
+        segments do not fit (those that act at some steps only, mix entries, set weights instead of
+        moving them, remember the weights or read the loss) are found out by a trial while the call
+        is traced, once for each optimizer; then comes a warning that says why, and an exact way
+        back.
 
     Raises:
         ValueError: On an unknown name, both of `knots` and `path`, a path, steps and a curvature
@@ -82,13 +87,13 @@ def drmad(
         TypeError: If `path` or `steps` is of another kind.
 
     Warns:
-        UserWarning: When called, of an optimizer that segments do not fit; of hyperparameters that
-            act inside the optimizer, by name.
+        UserWarning: When called, of an optimizer that segments do not fit; with single steps, of
+            hyperparameters that act inside the optimizer, by name.
 
     Example:
         >>> import drmad_jax as dj
-        >>> dj.drmad().steps.num_products
-        10
+        >>> dj.drmad().first.steps.num_products
+        8
         >>> dj.drmad(steps=dj.strided_steps(200)).steps
         StridedSteps(count=200, spacing='dense', weighting='count')
     """
@@ -112,17 +117,17 @@ def drmad(
     elif path is None:
         path = means() if steps.takes_stretches else Knots(None)
     method = Reverse(path, steps, curvature, batches == "fresh", on_expansion)
-    if exact_end == 0:
-        if serves != "auto":
-            raise ValueError(
-                f"drmad: `serves` = {serves!r} says what an exact end serves: give `exact_end`, too"
-            )
-        return method
-    if not steps.takes_stretches:
+    if steps.takes_stretches and exact_end != 0:
+        return Stretches(method, exact_end, serves, save=not given)
+    if exact_end:
         raise ValueError(
             f"drmad: `exact_end` is for segments, got {steps}: take steps=drmad_jax.segments(...)"
         )
-    return Stretches(method, exact_end, serves, save=not given)
+    if serves != "auto":
+        raise ValueError(
+            f"drmad: `serves` = {serves!r} says what an exact end serves, and there is none"
+        )
+    return method
 
 
 def published_drmad(*, num_reverse_steps: int) -> Reverse:

@@ -40,7 +40,7 @@ class Forward(Method):
         if self._in_chunks(hparams):
             return run.train(state, hparams), state
         indices = jnp.arange(self.directions.count(hparams), dtype=jnp.int32)
-        return _push(run, state, hparams, self.directions.at(run, hparams, indices))
+        return push(run, state, hparams, self.directions.at(run, hparams, indices))
 
     def backward(
         self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent
@@ -68,7 +68,7 @@ class Forward(Method):
 
         def chunk(start):
             indices = start + jnp.arange(size, dtype=jnp.int32)
-            _, tangents = _push(run, state, hparams, self.directions.at(run, hparams, indices))
+            _, tangents = push(run, state, hparams, self.directions.at(run, hparams, indices))
             return contract(cotangent.state, tangents)
 
         starts = jnp.arange(0, count, size, dtype=jnp.int32)
@@ -164,7 +164,7 @@ def forward_gradient(
     return Forward(RandomDirections(num_directions, distribution, key), chunk_size)
 
 
-def _push(
+def push(
     run: Run, state: TrainState, hparams: PyTree, directions: PyTree
 ) -> tuple[TrainState, TrainState]:
     """Trains with tangents along these directions."""

@@ -161,8 +161,8 @@ class Reverse(Method):
         return functools.partial(run.step, state)
 
     def distorts(self, run: Run, state: TrainState) -> DependsOn | None:
-        """What acts inside the optimizer, unless each step is linearised where it was taken."""
-        if self.path.is_true(run.length) and not self.steps.takes_stretches:
+        """What acts inside the optimizer, in single steps beside the trajectory."""
+        if self.path.is_true(run.length) or self.steps.takes_stretches:
             return None
 
         def inside_optimizer(hparams):

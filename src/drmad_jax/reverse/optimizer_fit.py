@@ -16,6 +16,7 @@ from drmad_jax._checks.optimizer import with_known_constants
 from drmad_jax._checks.unused import used_leaves
 from drmad_jax.problem import Problem, TrainState
 from drmad_jax.reverse.optimizer_response import (
+    Update,
     mean_response,
     memory,
     random_signs,
@@ -166,22 +167,47 @@ def _reason(errors: _Errors) -> str | None:
     if largest["others"] > LARGEST_MIXING:
         return "the optimizer's updates do not act entry by entry"
     if largest["lasting"] > LARGEST_SURPRISE:
-        return "the optimizer's answer to a lasting change of the gradient is not a geometric series"
+        return (
+            "the optimizer's answer to a lasting change of the gradient is not a geometric series"
+        )
     if largest["weights"] > LARGEST_DEPENDENCE:
         return "the optimizer's updates depend on the weights, beyond a decay"
     return None
 
 
-def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
-    update_of, optimizer = optimizer_update(problem, hparams), problem.transformation(hparams)
+class _Trial(NamedTuple):
+    """A short training on made-up gradients, and how its end answers to changes at its middle.
+
+    Attributes:
+        mean: The gradients' mean.
+        signs: Two directions, the entries 1 or −1.
+        weights: Weights before each step of the window, leading axis WINDOW.
+        state: The optimizer's floating-point state then.
+        rest: The rest of it.
+        grads: The gradient of each of these steps.
+        pushed: How the last weights move, leading axis 4: if all gradients of the window change
+            along one direction, along the other; if the weights before it change along the first
+            direction, or in proportion to themselves.
+        moved: How far the window moved the weights.
+    """
+
+    mean: PyTree
+    signs: list[PyTree]
+    weights: PyTree
+    state: PyTree
+    rest: PyTree
+    grads: PyTree
+    pushed: PyTree
+    moved: PyTree
+
+
+def _trial(update: Update, optimizer: optax.GradientTransformation, shapes: PyTree) -> _Trial:
     # Weights of all sizes, a third of them zero; gradients of all sizes and signs, with noise.
     size = lambda x: jnp.sign(x) * 10 ** (2 * jnp.abs(x) - 2)
     params = jax.tree.map(lambda x: jnp.where(x > 0.4, 0, size(x)), _normal(shapes, 1))
     scale = jax.tree.map(lambda x: 10 ** (-2 * jnp.abs(x)), _normal(shapes, 2))
-    mean = jax.tree.map(lambda x, s: s * x, _normal(shapes, 6), scale)
-    noise = jax.tree.map(lambda x, s: s * x, _normal(shapes, 3, WARM_UP + WINDOW), scale)
-    loss = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
-    update = lambda g, s, p: update_of(g, s, p, loss)
+    mean = jax.tree.map(jnp.multiply, scale, _normal(shapes, 6))
+    noise = jax.tree.map(jnp.multiply, scale, _normal(shapes, 3, WARM_UP + WINDOW))
     inexact, rest = tree.partition(optimizer.init(params))
 
     def walk(change, shift, growth):
@@ -189,70 +215,77 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
 
         def step(carry, index):
             params, inexact, rest = carry
-            late, now = (index >= WARM_UP).astype(loss.dtype), (index == WARM_UP).astype(loss.dtype)
+            late, now = index >= WARM_UP, index == WARM_UP
             params = jax.tree.map(
-                lambda p, s: p + now.astype(p.dtype) * (s + growth.astype(p.dtype) * p), params, shift
+                lambda p, s: p + jnp.where(now, s + growth.astype(p.dtype) * p, 0), params, shift
             )
             drawn = jax.tree.map(
-                lambda m, n, c: m + n[index] + late.astype(c.dtype) * c, mean, noise, change
+                lambda m, n, c: m + n[index] + jnp.where(late, c, 0), mean, noise, change
             )
             moved, new = update(drawn, tree.combine(inexact, rest), params)
             new, new_rest = tree.partition(new)
             new_params = tree.cast_like(optax.apply_updates(params, moved), params)
             return (new_params, tree.cast_like(new, inexact), new_rest), (carry, drawn)
 
-        (end, *_), seen = jax.lax.scan(
-            step, (params, inexact, rest), jnp.arange(WARM_UP + WINDOW)
-        )
+        steps = jnp.arange(WARM_UP + WINDOW)
+        (end, *_), seen = jax.lax.scan(step, (params, inexact, rest), steps)
         return end, seen
 
-    # What an entry answers to its own gradient is the same whatever those of others do; a change of
-    # the weights leaves of itself what does not decay.
-    none, signs = tree.zeros_like(params), [jax.tree.map(jnp.sign, _normal(shapes, k)) for k in (4, 5)]
+    none, signs = tree.zeros_like(params), [_signs(shapes, seed) for seed in (4, 5)]
     stack = lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
-    given = (
-        stack(*signs, none, none),
-        stack(none, none, signs[0], none),
-        jnp.zeros(4, loss.dtype).at[3].set(1),
-    )
-    push = lambda *tangents: jax.jvp(
-        walk, (none, none, jnp.zeros_like(loss)), tangents, has_aux=True
-    )
-    end, pushed, seen = jax.vmap(push, out_axes=(None, 0, None))(*given)
-    (params_then, inexact_then, rest_then), grads_then = jax.tree.map(lambda x: x[WARM_UP:], seen)
-    at = lambda grads, inexact, rest, params: transposed_update(
-        lambda _: lambda g, s, p: update(g, s, p), None, tree.combine(inexact, rest), grads, params
-    )
-    first = jax.tree.map(lambda x: x[0], (inexact_then, rest_then, params_then))
-    start = first[2]
-    remembers = memory(at(mean, *first), first[0], start)
+    changes = stack(*signs, none, none), stack(none, none, signs[0], none), jnp.eye(4)[3]
+    push = lambda *tangents: jax.jvp(walk, (none, none, jnp.zeros(())), tangents, has_aux=True)
+    end, pushed, seen = jax.vmap(push, out_axes=(None, 0, None))(*changes)
+    (weights, inexact, rest), grads = jax.tree.map(lambda x: x[WARM_UP:], seen)
+    moved = jax.tree.map(lambda x, all: x - all[0], end, weights)
+    return _Trial(mean, signs, weights, inexact, rest, grads, pushed, moved)
 
-    def respond(later, grads, params, inexact, rest):
-        at_mean, at_batch = at(mean, inexact, rest, params), at(grads, inexact, rest, params)
+
+def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
+    update_of, optimizer = optimizer_update(problem, hparams), problem.transformation(hparams)
+    loss = jnp.ones((), jnp.result_type(*jax.tree.leaves(shapes)))
+    update = lambda g, s, p: update_of(g, s, p, loss)
+    trial = _trial(update, optimizer, shapes)
+    first = lambda x: jax.tree.map(lambda x: x[0], x)
+    start = first(trial.weights)
+
+    def at(grads, inexact, rest, params):
+        opt_state = tree.combine(inexact, rest)
+        return transposed_update(lambda _: update, None, opt_state, grads, params)
+
+    of_start = at(trial.mean, first(trial.state), first(trial.rest), start)
+    remembers = memory(of_start, first(trial.state), start)
+
+    def respond(later, grads, *where):
+        at_batch, params = at(grads, *where), where[-1]
         immediate = at_batch(random_signs(tree.widen(params))).grads
-        return mean_response(remembers, later, at_mean, at_batch, params), immediate
+        return mean_response(remembers, later, at(trial.mean, *where), at_batch, params), immediate
 
     later = WINDOW - 1.0 - jnp.arange(WINDOW)
-    responses, at_once = jax.vmap(respond)(later, grads_then, params_then, inexact_then, rest_then)
+    where = trial.state, trial.rest, trial.weights
+    responses, at_once = jax.vmap(respond)(later, trial.grads, *where)
     decay = jax.tree.map(lambda d: jnp.mean(d, axis=0), responses.to_params)
-    left = lambda decay, like: (1 - decay) ** later.reshape(-1, *(1,) * (like.ndim - 1))
-    expected = jax.tree.map(
-        lambda p, d: -jnp.sum(p * left(d, p), axis=0), responses.to_gradient, decay
-    )
 
-    row = lambda index: jax.tree.map(lambda x: x[index], pushed)
-    own = [jax.tree.map(jnp.multiply, row(k), signs[k]) for k in (0, 1)]
+    # What an entry answers to its own gradient is what the response says, whatever those of others
+    # do; a change of the weights leaves of itself what does not decay.
+    def expected(response, decay):
+        left = (1 - decay) ** later.reshape(-1, *(1,) * decay.ndim)
+        return -jnp.sum(response * left, axis=0)
+
+    row = lambda index: jax.tree.map(lambda x: x[index], trial.pushed)
+    own = [jax.tree.map(jnp.multiply, row(k), trial.signs[k]) for k in (0, 1)]
     half = jax.tree.map(lambda a, b: (a + b) / 2, *own)
+    subtract = lambda a, b: jax.tree.map(jnp.subtract, a, b)
     left_over = lambda pushed, change: jax.tree.map(
         lambda p, x, d: p - x * (1 - d) ** WINDOW, pushed, change, decay
     )
-    moved = jax.tree.map(jnp.subtract, end, start)
     return _Errors(
-        others=_ratio(jax.tree.map(jnp.subtract, *own), half),
-        lasting=_ratio(jax.tree.map(jnp.subtract, half, expected), half),
+        others=_ratio(subtract(*own), half),
+        lasting=_ratio(subtract(half, jax.tree.map(expected, responses.to_gradient, decay)), half),
         over_time=_variation(at_once),
         weights=jnp.maximum(
-            _ratio(left_over(row(2), signs[0]), signs[0]), _ratio(left_over(row(3), start), moved)
+            _ratio(left_over(row(2), trial.signs[0]), trial.signs[0]),
+            _ratio(left_over(row(3), start), trial.moved),
         ),
         decay=jax.tree.reduce(jnp.maximum, jax.tree.map(jnp.max, responses.to_params)),
     )
@@ -278,6 +311,10 @@ def _variation(values: PyTree) -> Array:
 def _normal(shapes: PyTree, seed: int, *axes: int) -> PyTree:
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=(*axes, *x.shape)), x.dtype), shapes)
+
+
+def _signs(shapes: PyTree, seed: int) -> PyTree:
+    return jax.tree.map(jnp.sign, _normal(shapes, seed))
 
 
 def _known(function: Callable[[], Any]) -> Any:

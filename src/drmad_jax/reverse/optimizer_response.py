@@ -33,7 +33,11 @@ class Transposed(NamedTuple):
 
 
 def transposed_update(
-    update: Callable[[PyTree], Update], hparams: PyTree, opt_state: PyTree, grads: PyTree, params: PyTree
+    update: Callable[[PyTree], Update],
+    hparams: PyTree,
+    opt_state: PyTree,
+    grads: PyTree,
+    params: PyTree,
 ) -> Callable[[PyTree, PyTree], Transposed]:
     """The transposed derivative of an optimizer's update, in at least float32.
 
@@ -88,11 +92,11 @@ class Memory(NamedTuple):
         """What the update gives to each leaf, by way of the others, too."""
         return jax.tree.map(jnp.multiply, self.gain, given)
 
-    def before(self, length: Array, after: PyTree, given: PyTree) -> PyTree:
+    def before(self, length: Array | float, after: PyTree, given: PyTree) -> PyTree:
         """The cotangent `length` steps earlier, each of which gives `given` to it."""
         return self._combined(lambda x, n: (jnp.exp(-x * n), _sum(x, n)), length, after, given)
 
-    def during(self, length: Array, after: PyTree, given: PyTree) -> PyTree:
+    def during(self, length: Array | float, after: PyTree, given: PyTree) -> PyTree:
         """Its mean over these steps, each counted with what comes from the later ones."""
 
         def factors(x, n):
@@ -157,7 +161,9 @@ def memory(transposed: Callable[..., Transposed], opt_state: PyTree, params: PyT
     def gain(kept, first, last):
         squared = jnp.sum(first**2)
         total = jnp.sum(first * last) / jnp.where(squared > 0, squared, 1)
-        return jnp.where(squared > 0, total / _sum(_rate(kept), jnp.asarray(1 + 2 * STRIDE, kept.dtype)), 1)
+        return jnp.where(
+            squared > 0, total / _sum(_rate(kept), jnp.asarray(1 + 2 * STRIDE, kept.dtype)), 1
+        )
 
     kept = jax.tree.map(lambda *terms: _ratio(*terms) ** (1 / STRIDE), first, middle, last)
     return Memory(kept, jax.tree.map(gain, kept, first, last))
@@ -201,12 +207,12 @@ def mean_response(
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
-        >>> from drmad_jax.reverse.optimizer_response import mean_response, memory, transposed_update
+        >>> from drmad_jax.reverse import optimizer_response as responses
         >>> w = jnp.ones(2)
         >>> optimizer = optax.sgd(0.1, momentum=0.9)
         >>> state = optimizer.init(w)
-        >>> at = transposed_update(lambda h: optimizer.update, None, state, w, w)
-        >>> response = mean_response(memory(at, state, w), 1e3, at, at, w)
+        >>> at = responses.transposed_update(lambda h: optimizer.update, None, state, w, w)
+        >>> response = responses.mean_response(responses.memory(at, state, w), 1e3, at, at, w)
         >>> response.to_gradient.round(4).tolist()  # 0.1 / (1 − 0.9)
         [1.0, 1.0]
     """

@@ -246,7 +246,9 @@ class _Segment:
 
         zeros = tree.widen(tree.zeros_like(self.state.params))
         start = (Response(zeros, zeros), zeros, zeros)
-        (total, each, at_once), _ = jax.lax.scan(lambda c, t: (add(c, t), None), start, self.sampled)
+        (total, each, at_once), _ = jax.lax.scan(
+            lambda c, t: (add(c, t), None), start, self.sampled
+        )
         apart = tree.squared_norm(_subtract(each, at_once))
         is_straight = apart < LARGEST_APART**2 * tree.squared_norm(each)
         return jax.tree.map(lambda x: jnp.maximum(x / len(self.sampled), 0), total), is_straight
@@ -273,12 +275,14 @@ class _Segment:
             step = jnp.minimum(low + (high - low) // 2, self.length - 1) + self.low
             if num_terms == 1:
                 step = self.sampled[index]
-            return term(step, since(low) - since(high), flow.integral(since(high), since(low)), terms)
+            return term(
+                step, since(low) - since(high), flow.integral(since(high), since(low)), terms
+            )
 
         return jax.lax.fori_loop(0, count, add, terms)
 
     def term(self, memory: Memory, mean: PyTree, is_straight: Array, *, mixed: bool) -> Term:
-        """What one piece adds: to the hyperparameters and to the cotangent of the optimizer's state.
+        """What one piece adds to the cotangents of the hyperparameters and the optimizer's state.
 
         (∂(u, s')/∂λ)ᵀ (W̄, S̄) with u the optimizer's update, s' its new state and S̄ the cotangent
         that later steps have given to that; and, if `mixed`, the same through the piece's gradient.
@@ -355,9 +359,7 @@ class _Segment:
         return "batch" if _multiplies(mixed) else "step"
 
     def _transposed(self, state: TrainState, grads: PyTree) -> Callable[..., Transposed]:
-        return transposed_update(
-            self._update, self.hparams, state.opt_state, grads, state.params
-        )
+        return transposed_update(self._update, self.hparams, state.opt_state, grads, state.params)
 
     def _updates(self, state: TrainState, grads: PyTree) -> PyTree:
         with jax.numpy_dtype_promotion("standard"):

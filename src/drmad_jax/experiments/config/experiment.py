@@ -46,10 +46,13 @@ class OuterConfig(Section):
         num_steps: Updates of the hyperparameters, each after one training run; 0 for no tuning,
             to judge what tuning starts from.
         optimizer: An optax optimizer by name, with its arguments.
+        certify_every: Every so many steps the metrics say what the hypergradient is worth, by
+            tangents of the true training along it and along 8 random directions; 0 for never.
     """
 
     num_steps: Count
     optimizer: Optimizer
+    certify_every: Count = 0
 
 
 class JudgeConfig(Section):

@@ -13,6 +13,8 @@ from drmad_jax.experiments.metrics import of_model
 from drmad_jax.experiments.tasks import Task
 
 Metrics = dict[str, Array]
+# Of a certificate.
+NUM_DIRECTIONS = 8
 
 
 class Carry(NamedTuple):
@@ -42,20 +44,24 @@ def init_carry(config: Config, task: Task) -> Carry:
 
 
 def make_outer_step(
-    config: Config, task: Task
+    config: Config, task: Task, *, certify: bool = False
 ) -> Callable[[Carry, Array, PyTree], tuple[Carry, Metrics]]:
     """Makes the function that the run loop compiles.
 
     Args:
         config: The configuration.
         task: Its task.
+        certify: Whether the metrics say what the hypergradient is worth.
 
     Returns:
         A pure function `(carry, key, data) -> (carry, metrics)`; the metrics speak of the
         hyperparameters that came in.
     """
     num_steps, method = config.inner.num_steps, config.method.build()
-    hypergradient = dj.hypergradient(task.problem, num_steps=num_steps, method=method)
+    directions = NUM_DIRECTIONS if certify else None
+    hypergradient = dj.hypergradient(
+        task.problem, num_steps=num_steps, method=method, certify=directions
+    )
     outer_optimizer = _outer_optimizer(config, task)
 
     def outer_step(carry: Carry, key: Array, data: PyTree) -> tuple[Carry, Metrics]:
@@ -69,6 +75,8 @@ def make_outer_step(
         }
         if out.info.cotangent_norm is not None:
             metrics["cotangent_norm"] = out.info.cotangent_norm
+        if (worth := out.info.certificate) is not None:
+            metrics["certified_ratio"], metrics["certified_cosine"] = worth.ratio, worth.cosine
         hparams, outer_state = outer_optimizer.update(out.grad, carry.outer_state, carry.hparams)
         return Carry(hparams, outer_state), metrics
 
