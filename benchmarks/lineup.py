@@ -73,8 +73,8 @@ def _words(num_steps: int) -> dict[str, dict[str, Any]]:
         "filtered Hessian": {"curvature": "filtered_hessian"},
         "all steps": {"steps": dj.every_step()},
         "T/10 steps": {"steps": dj.strided_steps(_tenth(num_steps))},
-        "5 x 8": {"count": 5, "num_products": 8},
-        "10 x 10": {"count": 10, "num_products": 10},
+        "5 x 8": {"count": 5, "num_products": 8, "num_batches": 10},
+        "10 x 10": {"count": 10, "num_products": 10, "num_batches": 10},
         "T/100 batches": {"num_batches": max(1, num_steps // 100)},
     }
 

@@ -27,14 +27,14 @@ def test_every_name_is_a_method(name, num_steps):
 
 
 def test_words_of_a_name_become_options():
-    steps = dj.segments(5, num_products=8)
+    steps = dj.segments(5, num_products=8, num_batches=10)
     expected = dj.drmad(knots=8, curvature="gauss_newton", steps=steps)
     assert lineup.method("8 knots, Gauss-Newton, 5 x 8", 1000) == expected
     assert lineup.method("published", 1000) == dj.published_drmad(num_reverse_steps=100)
     found = lineup.method("8 knots, final state, T/100 batches", 700)
     path, steps = dj.knots(8, optimizer_state="final"), dj.segments(num_batches=7)
     assert found == dj.drmad(path=path, steps=steps)
-    assert lineup.method("means", 700) == dj.drmad()
+    assert lineup.method("means", 700) == dj.drmad(path=dj.means())
     assert lineup.method("line, T/10 steps", 700) == dj.drmad(knots=2, steps=dj.strided_steps(70))
 
 

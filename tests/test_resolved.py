@@ -29,9 +29,8 @@ def trace(method, problem=None, hparams=None, num_steps=NUM_STEPS):
 @pytest.mark.parametrize(
     "method",
     [
-        dj.drmad(),
         dj.drmad(knots=2),
-        dj.drmad(knots=NUM_STEPS + 1),
+        dj.drmad(knots=3),
         dj.drmad(knots=3, curvature="gauss_newton"),
         dj.published_drmad(num_reverse_steps=3),
         dj.truncated(num_reverse_steps=3, method=dj.drmad(knots=3)),
@@ -53,19 +52,21 @@ def test_hyperparameters_inside_the_optimizer_are_warned_of_by_name_once(method)
         dj.forward(),
         dj.truncated(num_reverse_steps=3),
         dj.drmad(knots=NUM_STEPS + 1, curvature="hessian"),
+        dj.drmad(),
+        dj.drmad(steps=dj.segments(2)),
     ],
 )
-def test_on_the_true_trajectory_nothing_is_warned_of(method):
+def test_where_the_optimizers_states_are_known_nothing_is_warned_of(method):
     assert trace(method) == []
 
 
 def test_hyperparameters_of_the_loss_are_not_warned_of():
     fixed = problems.problem(optax.sgd(0.05, momentum=0.8))
-    assert trace(dj.drmad(), problem=fixed) == []
+    assert trace(dj.drmad(knots=2), problem=fixed) == []
 
 
 def test_train_warns_too():
-    train = dj.train(problems.problem(), num_steps=NUM_STEPS)
+    train = dj.train(problems.problem(), num_steps=NUM_STEPS, method=dj.drmad(knots=2))
     with pytest.warns(UserWarning, match=r"inside the optimizer, `hparams\['lr'\]`"):
         jax.eval_shape(train, problems.hparams(), problems.params(), problems.batches())
 

@@ -308,7 +308,10 @@ def test_running_statistics_lead_back_to_the_weights():
         (lambda: dj.drmad(on_expansion="stop"), "`on_expansion` must be one of"),
         (lambda: dj.drmad(path=dj.means(), steps=dj.every_step()), "makes none: take steps="),
         (lambda: dj.drmad(path=dj.means(), curvature="hessian"), "makes none: take steps="),
-        (lambda: dj.truncated(num_reverse_steps=2, method=dj.drmad()), "makes none: take steps="),
+        (
+            lambda: dj.truncated(num_reverse_steps=2, method=dj.drmad(path=dj.means())),
+            "makes none: take steps=",
+        ),
         (lambda: dj.drmad(path=dj.means(), knots=3), "give one of them"),
         (lambda: dj.checkpointed(every=2, levels=3), "give one of 'every', 'levels'"),
         (lambda: dj.checkpointed(budget=9, levels=3), "give one of 'levels', 'budget'"),

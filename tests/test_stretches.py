@@ -149,7 +149,7 @@ def test_weights_that_do_not_answer_are_followed_apart():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"serves": "tuning"}, "give `exact_end`, too"),
+        ({"serves": "tuning", "knots": 2}, "give `exact_end`, too"),
         ({"exact_end": 3, "steps": dj.every_step()}, "`exact_end` is for segments"),
         ({"exact_end": -1}, "exact_end"),
         ({"exact_end": 3, "serves": "all"}, "`serves` must be one of"),

@@ -137,7 +137,8 @@ def test_wrong_options_are_named():
         ({"method": "drmad"}, TypeError, r"`method` must be .* got 'drmad'"),
         ({"method": method, "frozen": True}, ValueError, "without `frozen` and `curvature`"),
         ({"method": method, "curvature": "auto"}, ValueError, "brings its own path and curvature"),
-        ({"method": dj.drmad()}, ValueError, "makes none: take steps="),
+        ({"method": dj.drmad()}, TypeError, "`method` must be one that goes back.*Stretches"),
+        ({"method": dj.drmad(path=dj.means())}, ValueError, "makes none: take steps="),
     ]:
         with pytest.raises(error, match=message):
             last_steps(**options)

@@ -65,19 +65,21 @@ class Entry:
 
 ENTRIES = (
     Entry(
-        factory=drmad, example=drmad(steps=segments(num_products=3, num_batches=2)),
-        exactness="biased: by the path, by leaving out negative curvature",
-        memory="10 states, and a vector for each of 10 products",
-        cost="100 curvature products, on 10 batches each",
-        when="many hyperparameters, long training: penalties, example weights",
+        factory=drmad, example=drmad(),
+        exactness="last √(6 T) steps exact, all of short runs; biased before: segments at their "
+        "mean states, negative curvature left out",
+        memory="~2√K states of the last K = √(6 T) steps, 5 others, a vector for each of 8 products",
+        growth=lambda T: 2 * (6 * T) ** 0.25,
+        cost="K reverse steps, 40 curvature products on 8 batches each",
+        when="long training, many hyperparameters of any kind",
     ),
     Entry(
         factory=drmad, arguments="knots=2",
         example=drmad(knots=2, steps=segments(num_products=3, num_batches=2)),
         exactness="biased: by the line of the paper",
         memory="2 states, and the vectors",
-        cost="the same",
-        when="the same, less memory",
+        cost="the same products",
+        when="comparison of paths",
     ),
     Entry(
         factory=drmad, arguments='curvature="gauss_newton"',

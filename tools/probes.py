@@ -60,7 +60,7 @@ def distorted_kinds(method: Method | Estimator) -> tuple[str, ...]:
     Example:
         >>> import drmad_jax as dj
         >>> from tools.probes import distorted_kinds
-        >>> distorted_kinds(dj.drmad())
+        >>> distorted_kinds(dj.drmad(curvature="gauss_newton"))
         ('learning rates', 'momenta')
     """
     with warnings.catch_warnings(record=True, action="always") as caught:

@@ -45,7 +45,7 @@ def drmad(
             single steps.
         steps: How to go back: `drmad_jax.segments(…)`, `every_step()`, `strided_steps(…)` or
             `measured_steps(cap=…)`. `None` for `segments()` with curvature="auto", and for every
-            step with any other curvature. Given segments are taken in runs of any length.
+            step with any other curvature.
         curvature: "hessian"; "gauss_newton", for a `composite_loss`; "filtered_hessian", which
             leaves the Hessian product out of single steps where it would expand the cotangent. Of
             each, segments take the positive part. "auto" is the Hessian for segments; for single
@@ -55,8 +55,8 @@ def drmad(
             (the path expands where training did not): "continue" and report it as
             `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
             The exact end always goes on.
-        exact_end: Number K of last steps that are taken back exactly before the segments; 0 for
-            none, `None` for √(6 T) before segments and none before single steps.
+        exact_end: Number K of last steps that are taken back exactly before the segments. `None`
+            for √(6 T) by default, and for none where a path, steps or a curvature are asked for.
         serves: What an exact end serves. "this_run": the outer loss is differentiated at the final
             state. "tuning": at the mean of the last K + 1 states, through each of which goes an
             equal share, so that less of one seed's noise comes back. "auto": "this_run" for
@@ -109,7 +109,8 @@ def drmad(
     if exact_end is not None:
         check_count("drmad", "exact_end", exact_end, least=0)
     check_choice("drmad", "serves", serves, SERVES)
-    given = steps is not None
+    as_given = (knots, path, steps) != (None, None, None) or curvature != "auto"
+    save = steps is None
     if steps is None:
         steps = segments() if curvature == "auto" else every_step()
     if knots is not None:
@@ -117,17 +118,19 @@ def drmad(
     elif path is None:
         path = means() if steps.takes_stretches else Knots(None)
     method = Reverse(path, steps, curvature, batches == "fresh", on_expansion)
-    if steps.takes_stretches and exact_end != 0:
-        return Stretches(method, exact_end, serves, save=not given)
-    if exact_end:
+    if exact_end is None and as_given:
+        exact_end = 0
+    if exact_end == 0:
+        if serves != "auto":
+            raise ValueError(
+                f"drmad: `serves` = {serves!r} says what an exact end serves: give `exact_end`, too"
+            )
+        return method
+    if not steps.takes_stretches:
         raise ValueError(
             f"drmad: `exact_end` is for segments, got {steps}: take steps=drmad_jax.segments(...)"
         )
-    if serves != "auto":
-        raise ValueError(
-            f"drmad: `serves` = {serves!r} says what an exact end serves, and there is none"
-        )
-    return method
+    return Stretches(method, exact_end, serves, save)
 
 
 def published_drmad(*, num_reverse_steps: int) -> Reverse:

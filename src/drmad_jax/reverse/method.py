@@ -161,8 +161,10 @@ class Reverse(Method):
         return functools.partial(run.step, state)
 
     def distorts(self, run: Run, state: TrainState) -> DependsOn | None:
-        """What acts inside the optimizer, in single steps beside the trajectory."""
-        if self.path.is_true(run.length) or self.steps.takes_stretches:
+        """What acts inside the optimizer, unless each step or stretch has its own state there."""
+        # The mean of a stretch's states knows the mean velocity; a knot that of one step.
+        knows = self.path.needs_edges if self.steps.takes_stretches else None
+        if self.path.is_true(run.length) if knows is None else knows:
             return None
 
         def inside_optimizer(hparams):

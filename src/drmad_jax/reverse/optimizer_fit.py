@@ -256,10 +256,10 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
     of_start = at(trial.mean, first(trial.state), first(trial.rest), start)
     remembers = memory(of_start, first(trial.state), start)
 
-    def respond(later, grads, *where):
-        at_batch, params = at(grads, *where), where[-1]
+    def respond(later, grads, inexact, rest, params):
+        at_mean, at_batch = (at(g, inexact, rest, params) for g in (trial.mean, grads))
         immediate = at_batch(random_signs(tree.widen(params))).grads
-        return mean_response(remembers, later, at(trial.mean, *where), at_batch, params), immediate
+        return mean_response(remembers, later, at_mean, at_batch, params), immediate
 
     later = WINDOW - 1.0 - jnp.arange(WINDOW)
     where = trial.state, trial.rest, trial.weights
