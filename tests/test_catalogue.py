@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tools import probes
 from tools.catalogue import ENTRIES
-from tools.methods_table import fill, table
+from tools.methods_table import fill
 
 import drmad_jax as dj
 import problems
@@ -21,6 +21,7 @@ NUM_STEPS = 16
 IDS = [entry.call for entry in ENTRIES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["README.md", "docs/methods.md"])
 def test_the_tables_in_the_documents_are_those_of_the_code(name):
     text = (ROOT / name).read_text()
@@ -55,9 +56,6 @@ def test_text_without_marks_is_refused():
         fill("no table here")
     with pytest.raises(ValueError, match="no <!-- end -->"):
         fill("<!-- methods -->\nno end\n")
-    assert fill("a\n<!-- methods -->\nold\n<!-- end -->\nb\n") == (
-        f"a\n<!-- methods -->\n{table()}<!-- end -->\nb\n"
-    )
 
 
 def regression_inputs(dtype=jnp.float64):
@@ -123,12 +121,25 @@ def test_hyperparameters_declared_wrong_are():
     assert rates > 0.3 and rates > found["log_l2"] and found["log_l2"] < 0.5
 
 
+@pytest.mark.slow
 def test_hyperparameters_declared_right_are():
-    method = dj.drmad(steps=dj.segments(num_products=3, num_batches=2), exact_end=20)
+    """Over seeds: one alone may be near zero."""
+    num_steps, steps = 256, dj.segments(num_products=6, num_batches=6)
+    method = dj.drmad(steps=steps, exact_end=40)
     assert probes.distorted_kinds(method) == probes.distorted_kinds(dj.drmad()) == ()
-    reference, grad = grad_of_network(dj.stored()), grad_of_network(method)
-    for name in grad:
-        assert problems.relative_error(grad[name], reference[name]) < 0.3, name
+
+    def grads(method):
+        compute = dj.hypergradient(problems.problem(), num_steps=num_steps, method=method)
+
+        def one(key):
+            batches = dj.minibatches(problems.data(), 6, key, order="shuffled")
+            return compute(problems.hparams(), problems.params(), batches, problems.data()).grad
+
+        return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(5), 24))
+
+    exact, out = grads(dj.stored()), grads(method)
+    for name, least in (("lr", 0.85), ("momentum", 0.7), ("slope", 0.85)):
+        assert np.corrcoef(exact[name], out[name])[0, 1] > least, name
 
 
 # Above what `drmad()` takes back exactly.

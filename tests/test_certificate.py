@@ -36,6 +36,7 @@ def test_the_exact_hypergradient_is_worth_itself():
     np.testing.assert_allclose(found.cosine, 1, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_of_an_estimate_with_all_directions_nothing_is_left_to_chance():
     out = hypergradient(dj.one_step(), certify=NUM_HPARAMS + 7)
     exact, found = problems.flat(hypergradient(dj.stored()).grad), out.info.certificate

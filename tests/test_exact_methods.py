@@ -100,7 +100,11 @@ def test_unrolled_equals_an_eager_python_loop(oracle):
 @pytest.mark.parametrize("chain", chains(["momentum", "adam"], ("momentum",)))
 @pytest.mark.parametrize(
     "method",
-    [dj.stored(), dj.drmad(), dj.drmad(knots=NUM_STEPS + 1, curvature="gauss_newton")],
+    [
+        pytest.param(dj.stored(), marks=pytest.mark.slow),
+        dj.drmad(path=dj.means()),
+        dj.drmad(knots=NUM_STEPS + 1, curvature="gauss_newton"),
+    ],
     ids=["stored", "segments", "knots"],
 )
 def test_lower_precision_keeps_its_dtype_and_stays_near(method, chain, dtype):

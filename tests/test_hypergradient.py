@@ -66,6 +66,7 @@ def test_jit_equals_eager(inputs):
     assert relative_error(jitted.grad, eager.grad) < 1e-12
 
 
+@pytest.mark.slow
 def test_vmap_over_hyperparameters_and_seeds_equals_a_loop(inputs):
     hparams, params, _, data = inputs
     keys = jax.random.split(jax.random.key(5), 3)

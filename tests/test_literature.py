@@ -89,7 +89,7 @@ def test_central_differences_in_every_entry(exact):
         assert relative_error(leaves(exact.grad)[leaf], difference) < 1e-8, leaf
 
 
-@pytest.mark.parametrize("name", select(BIASED, ("by default", "conjugate gradient")))
+@pytest.mark.parametrize("name", select(BIASED, ("conjugate gradient",)))
 def test_biased_methods_see_every_leaf_that_they_take(exact, name):
     out = compute(BIASED[name], UNSEEN.get(name, ()))
     assert bool(out.info.finite)

@@ -56,12 +56,14 @@ def temporary_bytes(num_steps, method):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_of_segments_does_not_depend_on_the_number_of_steps():
     segments = dj.drmad(steps=dj.segments())
     short, long = (temporary_bytes(steps, segments) for steps in (100, 10_000))
     assert abs(long / short - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_memory_of_drmad_hardly_does():
     short, long = (temporary_bytes(steps, dj.drmad()) for steps in (1_000, 100_000))
     assert long < 2 * short and long < 24 * 2**20

@@ -115,7 +115,10 @@ def test_too_small_a_budget_is_named():
         Checkpoints(None, budget=3)._intervals(1000)
 
 
-@pytest.mark.parametrize("chain", ["momentum", "adam", "multi_steps"])
+@pytest.mark.parametrize(
+    "chain",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("momentum", "multi_steps")), "adam"],
+)
 def test_the_path_passes_through_its_knots_with_their_counters(chain):
     """At the knots the visited state is the true one, step counters included."""
     problem = problems.problem(problems.CHAINS[chain])

@@ -92,7 +92,9 @@ def trajectory(num_steps, min_momentum, num_undone=None):
     return jax.jit(call)
 
 
-@pytest.mark.parametrize("momentum", [0.9, pytest.param(0.98, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "momentum", [pytest.param(value, marks=pytest.mark.slow) for value in (0.9, 0.98)]
+)
 def test_ten_thousand_steps_are_undone_bit_for_bit(momentum):
     h, params, batches, _ = arguments(num_steps=10_000, momentum=momentum, lr=0.01)
     call = trajectory(10_000, 0.9)

@@ -66,11 +66,11 @@ class Entry:
 ENTRIES = (
     Entry(
         factory=drmad, example=drmad(),
-        exactness="last √(6 T) steps exact, all of short runs; biased before: segments at their "
+        exactness="last √(20 T) steps exact, all of short runs; biased before: segments at their "
         "mean states, negative curvature left out",
-        memory="~2√K states of the last K = √(6 T) steps, 5 others, a vector for each of 8 products",
-        growth=lambda T: 2 * (6 * T) ** 0.25,
-        cost="K reverse steps, 40 curvature products on 8 batches each",
+        memory="~2√K states of the last K = √(20 T) steps, 5 others, a vector for each of 8 products",
+        growth=lambda T: 2 * (20 * T) ** 0.25,
+        cost="K reverse steps, 40 curvature products on 4 batches each",
         when="long training, many hyperparameters of any kind",
     ),
     Entry(

@@ -72,7 +72,7 @@ def segments(
     count: int = 5,
     *,
     num_products: int = 8,
-    num_batches: int = 8,
+    num_batches: int = 4,
     spacing: Spacing = "dense",
     num_terms: int | None = None,
 ) -> Segments:

@@ -29,11 +29,11 @@ def drmad(
 
     w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). The paper goes back along that line step by
     step with the Hessian, which expands wherever curvature is negative or sharp and training merely
-    steered around it. The default goes back in two stretches: the last √(6 T) steps exactly, one by
+    steered around it. The default goes back in two stretches: the last √(20 T) steps exactly, one by
     one, and those before them in five segments, each taken at once at the mean of its states with
     the positive part of the Hessian, which does not expand: 40 curvature products, whatever T is
     (the segments of SOURCE, Bae et al. 2024, with an optimizer's state, each step's own terms, and
-    an exact end). Where these would cost more than they save (below about 550 steps), and where an
+    an exact end). Where these would cost more than they save (below about 320 steps), and where an
     optimizer does not suit segments, the whole run is taken back exactly. The study in
     docs/study.md says why.
 
@@ -56,7 +56,7 @@ def drmad(
             `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
             The exact end always goes on.
         exact_end: Number K of last steps that are taken back exactly before the segments. `None`
-            for √(6 T) by default, and for none where a path, steps or a curvature are asked for.
+            for √(20 T) by default, and for none where a path, steps or a curvature are asked for.
         serves: What an exact end serves. "this_run": the outer loss is differentiated at the final
             state. "tuning": at the mean of the last K + 1 states, through each of which goes an
             equal share, so that less of one seed's noise comes back. "auto": "this_run" for

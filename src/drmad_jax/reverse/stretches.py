@@ -33,7 +33,7 @@ class Stretches(Method):
 
     Attributes:
         first: The way back through the first stretch.
-        num_last: Number K of last steps; `None` for √(6 T).
+        num_last: Number K of last steps; `None` for √(20 T).
         serves: "this_run": the outer loss is differentiated at the final state. "tuning": at the
             mean of the last K + 1 states, through each of which goes an equal share of the
             cotangent. "auto": "this_run" for hyperparameters that act inside the optimizer or
@@ -111,7 +111,7 @@ class Stretches(Method):
     def _count(self, num_steps: int) -> int:
         if self.num_last is not None:
             return min(self.num_last, num_steps)
-        return min(num_steps, math.ceil(math.sqrt(6 * num_steps)))
+        return min(num_steps, math.ceil(math.sqrt(20 * num_steps)))
 
     def _runs(self, run: Run) -> tuple[Run, Run]:
         border = run.num_steps - self._count(run.num_steps)
