@@ -29,9 +29,9 @@ def drmad(
 
     w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). The paper goes back along that line step by
     step with the Hessian, which expands wherever curvature is negative or sharp and training merely
-    steered around it. The default goes back in two stretches: the last √(20 T) steps exactly, one by
-    one, and those before them in five segments, each taken at once at the mean of its states with
-    the positive part of the Hessian, which does not expand: 40 curvature products, whatever T is
+    steered around it. The default goes back in two stretches: the last √(20 T) steps exactly, and
+    those before them in five segments, each taken at once at the mean of its states with the
+    positive part of the Hessian, which does not expand: 40 curvature products, whatever T is
     (the segments of SOURCE, Bae et al. 2024, with an optimizer's state, each step's own terms, and
     an exact end). Where these would cost more than they save (below about 320 steps), and where an
     optimizer does not suit segments, the whole run is taken back exactly. The study in

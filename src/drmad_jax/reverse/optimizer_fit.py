@@ -262,8 +262,9 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
         return mean_response(remembers, later, at_mean, at_batch, params), immediate
 
     later = WINDOW - 1.0 - jnp.arange(WINDOW)
-    where = trial.state, trial.rest, trial.weights
-    responses, at_once = jax.vmap(respond)(later, trial.grads, *where)
+    responses, at_once = jax.vmap(respond)(
+        later, trial.grads, trial.state, trial.rest, trial.weights
+    )
     decay = jax.tree.map(lambda d: jnp.mean(d, axis=0), responses.to_params)
 
     # What an entry answers to its own gradient is what the response says, whatever those of others
