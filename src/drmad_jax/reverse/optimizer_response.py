@@ -38,7 +38,7 @@ def transposed_update(
     opt_state: PyTree,
     grads: PyTree,
     params: PyTree,
-) -> Callable[[PyTree, PyTree], Transposed]:
+) -> Callable[..., Transposed]:
     """The transposed derivative of an optimizer's update, in at least float32.
 
     Args:
