@@ -252,7 +252,7 @@ def hypergradient(plan, optimizer, theta, h, batches):
         kept, mean = optimizer.kept(h), here.gradient
         response = np.mean(
             [
-                lasting_response(local(t, g), local(t, mean), kept, min(t, plan.num_steps - 1 - t))
+                lasting_response(local(t, g), local(t, mean), kept, t)
                 for t, g in zip(steps, gradients, strict=True)
             ],
             axis=0,

@@ -105,19 +105,20 @@ def outer(w, h, x):
 
 PROBLEM = dj.Problem(inner, outer, optax.sgd(0.1))
 HPARAMS = {"log_l2": jnp.array([-2.0, -1.0, 0.0])}
+LINE = dj.drmad(knots=2, curvature="hessian")
 
 
 @pytest.fixture(scope="module")
 def comparison():
-    methods = {"line": dj.drmad(), "last": dj.one_step(), "all": dj.stored()}
-    return dj.compare(PROBLEM, methods, num_steps=12)(HPARAMS, runs(4))
+    methods = {"line": LINE, "last": dj.one_step(), "all": dj.stored()}
+    return dj.compare(PROBLEM, methods, num_steps=12, certify=2)(HPARAMS, runs(4))
 
 
 def test_compare_measures_what_its_parts_do(comparison):
     assert [r.name for r in comparison.reports] == ["line", "last", "all", "exact"]
     assert (comparison.num_steps, comparison.num_seeds, comparison.num_hparams) == (12, 4, 3)
     grads = {}
-    for name, method in {"line": dj.drmad(), "exact": dj.checkpointed()}.items():
+    for name, method in {"line": LINE, "exact": dj.checkpointed()}.items():
         compute = jax.jit(dj.hypergradient(PROBLEM, num_steps=12, method=method))
         found = [compute(HPARAMS, **run).grad["log_l2"] for run in runs(4)]
         grads[name] = jnp.stack(found)
@@ -132,6 +133,13 @@ def test_compare_measures_what_its_parts_do(comparison):
     np.testing.assert_allclose(comparison["all"].cosine.value, 1)
     own = dj.leave_one_out(grads["exact"], grads["exact"])
     np.testing.assert_allclose(comparison["exact"].other_seeds, Mean.of(own.cosine))
+
+
+def test_with_all_directions_the_certified_cosine_is_the_cosine(comparison):
+    for report in comparison.reports:
+        np.testing.assert_allclose(report.certified, report.cosine, atol=1e-9)
+    assert comparison["line"].cosine.value < 1 - 1e-6
+    assert "certified cosine" in comparison.to_markdown()
 
 
 def test_compare_measures_time_and_memory(comparison):

@@ -121,10 +121,12 @@ def oracle(name):
         return jax.grad(outer)(KINDS)
 
 
+SEGMENTS = dj.segments(10, num_products=10, num_batches=10)
 METHODS = {
     "stored": dj.stored(),
     "forward": dj.forward(),
-    "drmad": dj.drmad(),
+    "segments": dj.drmad(steps=SEGMENTS),
+    "drmad": dj.drmad(steps=SEGMENTS, exact_end=10),
     "line": dj.drmad(knots=2, curvature="hessian"),
     "knots": dj.drmad(steps=dj.every_step()),
     "strided": dj.drmad(steps=dj.strided_steps(10)),
@@ -138,7 +140,8 @@ TABLE = {
     # (problem, method): errors of penalty, weights, lr, momentum, decay, scale
     ("logistic", "stored"): (EXACT, EXACT, EXACT, EXACT, EXACT, EXACT),
     ("logistic", "forward"): (EXACT, EXACT, EXACT, EXACT, EXACT, EXACT),
-    ("logistic", "drmad"): (0.06, 0.25, NO, NO, 0.025, NO),
+    ("logistic", "segments"): (0.06, 0.02, 0.4, NO, 0.03, NO),
+    ("logistic", "drmad"): (0.03, 0.035, 0.35, 0.3, 0.06, NO),
     ("logistic", "line"): (0.6, 0.1, NO, NO, 0.6, 0.1),
     ("logistic", "knots"): (0.04, 0.02, NO, NO, 0.08, 0.01),
     # A third of the decay, and each term three times.
@@ -148,7 +151,8 @@ TABLE = {
     ("logistic", "one step"): ((0.85, 0.95), (0.85, 0.95), NO, NO, (0.7, 0.85), HIDDEN),
     ("logistic", "implicit"): (0.12, 0.1, HIDDEN, HIDDEN, HIDDEN, HIDDEN),
     ("adam", "stored"): (EXACT, EXACT, EXACT, EXACT, EXACT, EXACT),
-    ("adam", "drmad"): (0.25, 0.25, NO, NO, 0.6, NO),
+    ("adam", "segments"): (0.13, 0.035, NO, 0.05, 0.5, NO),
+    ("adam", "drmad"): (0.04, 0.04, NO, 0.2, 0.02, 0.4),
     ("adam", "line"): (0.6, 0.35, NO, NO, NO, NO),
     ("adam", "knots"): (0.12, 0.2, NO, NO, 0.2, NO),
     ("adam", "truncated"): ((0.11, 0.17), (0.03, 0.06), (0.7, 1), (0.3, 0.5), (0.28, 0.42), HIDDEN),

@@ -134,8 +134,8 @@ def test_exact_methods_reproduce_state_and_randomness(name):
     "name",
     [pytest.param(n, marks=() if n == "linen" else pytest.mark.slow) for n in sorted(MODELS)],
 )
-def test_the_default_method_runs_and_moves_the_state(name):
-    out = compute(name, dj.drmad())
+def test_segments_run_and_move_the_state(name):
+    out = compute(name, dj.drmad(path=dj.means()))
     before = MODELS[name]()[1]
     assert bool(out.info.finite)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), out.state.model_state, before)

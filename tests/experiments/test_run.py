@@ -59,6 +59,18 @@ DRAWING = [
 
 
 @pytest.mark.slow
+def test_every_so_many_steps_the_hypergradient_is_certified(tiny, tmp_path):
+    tiny["outer"] = tiny["outer"] | {"certify_every": 2}
+    run(configs.parse(tiny), tmp_path / "run", progress=False)
+    first, second, third, last = without_seconds(tmp_path / "run")
+    for line in (first, third):
+        assert line["certified_ratio"] == pytest.approx(1, abs=1e-3)
+        assert line["certified_cosine"] > 0.5
+    assert not any("certified_ratio" in line for line in (second, last))
+    assert (tmp_path / "run" / "figures" / "curves.png") in draw(tmp_path / "run")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [{"name": "implicit", "solver": {"name": "conjugate_gradient", "max_iterations": 3}}, *DRAWING],

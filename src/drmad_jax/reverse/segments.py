@@ -238,9 +238,8 @@ class _Segment:
         def add(total, step):
             own, grads = self.at(step), self.gradient(step)
             at_mean, at_batch = self._transposed(own, mean), self._transposed(own, grads)
-            # Neither longer than is left of the run, nor than there has been one: averages that
-            # began at zero are corrected for that.
-            lasting = jnp.minimum(step, self.run.num_steps - 1 - step).astype(jnp.float32)
+            # Since the run began: what lasts longer than that is yet to come.
+            lasting = step.astype(jnp.float32)
             response = mean_response(memory, lasting, at_mean, at_batch, own.params)
             return tree.add(total, (response, self._updates(own, grads), self._updates(own, mean)))
 
