@@ -56,7 +56,7 @@ def drmad(
             `info.expanded`; "truncate" the way back there; go on with "gauss_newton" curvature.
             The exact end always goes on.
         exact_end: Number K of last steps that are taken back exactly before the segments. `None`
-            for √(20 T) by default, and for none where a path, steps or a curvature are asked for.
+            for √(20 T) by default, and for none where any option above is given.
         serves: What an exact end serves. "this_run": the outer loss is differentiated at the final
             state. "tuning": at the mean of the last K + 1 states, through each of which goes an
             equal share, so that less of one seed's noise comes back. "auto": "this_run" for
@@ -109,7 +109,9 @@ def drmad(
     if exact_end is not None:
         check_count("drmad", "exact_end", exact_end, least=0)
     check_choice("drmad", "serves", serves, SERVES)
-    as_given = (knots, path, steps) != (None, None, None) or curvature != "auto"
+    others = curvature, batches, on_expansion
+    as_given = (knots, path, steps) != (None, None, None)
+    as_given |= others != ("auto", "original", "continue")
     save = steps is None
     if steps is None:
         steps = segments() if curvature == "auto" else every_step()
