@@ -92,8 +92,10 @@ def compare(
         }
         training = _Timed("training", _plain_training(problem, num_steps), repeats)
         three_runs = _Timed("metasmoothness", metasmoothness(problem, num_steps=num_steps), 1)
-        worth = make_certify(problem, num_steps=num_steps, num_directions=certify or 0)
-        certificate = None if certify is None else _Timed("certificate", worth, 1)
+        certificate = None
+        if certify is not None:
+            certified = make_certify(problem, num_steps=num_steps, num_directions=certify)
+            certificate = _Timed("certificate", certified, 1)
         found, smoothness = {name: [] for name in methods}, []
         for run in _alike(runs):
             training(hparams, **run)

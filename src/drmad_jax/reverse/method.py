@@ -163,8 +163,8 @@ class Reverse(Method):
     def distorts(self, run: Run, state: TrainState) -> DependsOn | None:
         """What acts inside the optimizer, unless each step or stretch has its own state there."""
         # The mean of a stretch's states knows the mean velocity; a knot that of one step.
-        knows = self.path.needs_edges if self.steps.takes_stretches else None
-        if self.path.is_true(run.length) if knows is None else knows:
+        stretches = self.steps.takes_stretches
+        if self.path.needs_edges if stretches else self.path.is_true(run.length):
             return None
 
         def inside_optimizer(hparams):

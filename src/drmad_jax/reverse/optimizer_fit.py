@@ -53,9 +53,8 @@ def misfit(run: Run, state: TrainState, hparams: PyTree) -> str | None:
 
     Segments assume that an update answers to the gradient entry by entry, at every step alike, and
     to the weights by a small decay at most. Read off its trace: whether its state begins with the
-    weights, whether it reads the loss, and whether hyperparameters set its initial state, except
-    where it hands that on as it is. Found by trying: the rest, on small weights and gradients with
-    noise, while the caller is traced.
+    weights, and whether it reads the value of the loss. Found by trying: the rest, on small weights
+    and gradients with noise, while the caller is traced.
 
     Args:
         run: The run.

@@ -127,7 +127,9 @@ class _Loop:
 
     def _step(self, step: int) -> tuple[float, Carry]:
         """One outer step; its metrics are kept even if the run has to stop there."""
-        line, carry = self._call(step)
+        every = self.config.outer.certify_every
+        certify = every > 0 and step % every == 0
+        line, carry = self._call(step, self.certified if certify else self.outer_step)
         self._keep(line)
         return line["outer_loss"], carry
 
@@ -137,7 +139,7 @@ class _Loop:
         By the same compiled function, whose hypergradient goes unused: compiling another one takes
         longer than one more reverse pass.
         """
-        line, _ = self._call(step)
+        line, _ = self._call(step, self.outer_step)
         line["finite"] = math.isfinite(line["outer_loss"])
         self._keep({name: value for name, value in line.items() if name not in REVERSE})
 
@@ -146,11 +148,9 @@ class _Loop:
         if not line["finite"]:
             raise RunStopped(_why_stopped(self.config, line))
 
-    def _call(self, step: int) -> tuple[dict[str, Any], Carry]:
+    def _call(self, step: int, call: Callable[..., Any]) -> tuple[dict[str, Any], Carry]:
         start = time.perf_counter()
         key = outer_key(self.config, step)
-        every = self.config.outer.certify_every
-        call = self.certified if every and step % every == 0 else self.outer_step
         carry, metrics = jax.block_until_ready(call(self.carry, key, self.data))
         seconds = round(time.perf_counter() - start, 4)
         return {"step": step, **to_host(metrics), "seconds": seconds}, carry
