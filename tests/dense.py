@@ -16,6 +16,8 @@ LEAVES = {"w": slice(0, NUM_WEIGHTS), "b": slice(NUM_WEIGHTS, NUM_WEIGHTS + 1)}
 TARGET = np.array([0.5, -1.0, 0.2, 0.3])
 # Above this relative distance gradients do not move the weights as their mean does.
 LARGEST_APART = 0.1
+# The flow within a segment is followed in so many pieces.
+NUM_PIECES = 20
 
 
 class Derivatives(NamedTuple):
@@ -261,33 +263,34 @@ def hypergradient(plan, optimizer, theta, h, batches):
         decay = h["lr"] * h.get("decay", 0)
         z, integral, values = flow(here.curvature, response, decay, z, length)
         spectra.append(values)
-        if plan.each_step:
-            pieces = [(t, high - 1 - t, high - t) for t in range(low, high)]
-        else:
-            size, larger = divmod(length, plan.num_batches)
-            index = np.arange(plan.num_batches + 1)
-            left = length - index * size - np.minimum(index, larger)
-            pieces = list(zip(steps, left[1:], left[:-1], strict=True))
+        num_pieces = min(length, NUM_PIECES) if plan.each_step else plan.num_batches
+        size, larger = divmod(length, num_pieces)
+        index = np.arange(num_pieces + 1)
+        borders = low + index * size + np.minimum(index, larger)
+        if not plan.each_step:
             for name, matrix in here.mixed.items():
                 grad[name] -= matrix.T @ (response * integral(0, length))
-        for t, since, until in reversed(pieces):
-            count, summed, own = until - since, integral(since, until), mean
-            batch = derivatives(weights, h, at(batches, t))
-            is_bent = bent(optimizer, steps, gradients, weights, moments, h)
-            if not optimizer.linear and (plan.each_step or is_bent):
-                own = batch.gradient
-            given = [c * summed / max(count, 1) for c in local(t, mean).u_s]
-            there = local(t, own)
-            inside, _ = series(kept, later, given, count)
-            _, later = series(kept, later, [c * summed / max(count, 1) for c in there.u_s], count)
-            for name in there.u_h.keys() & h.keys():
-                grad[name] += there.u_h[name] @ summed
-                for change, x in zip(there.s_h.get(name, []), inside, strict=False):
-                    grad[name] += change @ x
-            if plan.each_step:
-                through = there.u_g * summed
-                through = through + sum(s * x for s, x in zip(there.s_g, inside, strict=True))
-                for name, matrix in batch.mixed.items():
-                    grad[name] += matrix.T @ through
+        is_bent = bent(optimizer, steps, gradients, weights, moments, h)
+        for piece in reversed(range(num_pieces)):
+            begin, end = borders[piece : piece + 2]
+            count, summed = end - begin, integral(high - end, high - begin)
+            middle = begin + count // 2 if plan.each_step else steps[piece]
+            given = [c * summed / max(count, 1) for c in local(middle, mean).u_s]
+            inside, later = series(kept, later, given, count)
+            of_piece = range(begin, end) if plan.each_step else [middle]
+            share = 1 / max(len(of_piece), 1)
+            for t in of_piece:
+                batch = derivatives(weights, h, at(batches, t))
+                met = not optimizer.linear and (plan.each_step or is_bent)
+                there = local(t, batch.gradient if met else mean)
+                for name in there.u_h.keys() & h.keys():
+                    grad[name] += share * there.u_h[name] @ summed
+                    for change, x in zip(there.s_h.get(name, []), inside, strict=False):
+                        grad[name] += share * change @ x
+                if plan.each_step:
+                    through = there.u_g * summed
+                    through = through + sum(s * x for s, x in zip(there.s_g, inside, strict=True))
+                    for name, matrix in batch.mixed.items():
+                        grad[name] += share * matrix.T @ through
     grad["log_scale"] += z @ theta
     return grad, z * np.exp(h["log_scale"]), final, spectra

@@ -137,6 +137,7 @@ CASES = {
     "momentum on means": ("momentum", plan("means")),
     "decay on means, with noise": ("decayed", plan("means"), 5),
     "adamw on means": ("adamw", plan("means")),
+    "pieces of several steps": ("adamw", plan("means", num_steps=45, num_segments=1)),
     "decay on the line": ("decayed", plan(2)),
     "adamw on knots": ("adamw", plan(4)),
     "one term a segment": ("decayed", plan("means", each_step=False)),
@@ -152,6 +153,7 @@ QUICK = (
     "one segment",
     "decay on means, with noise",
     "adamw on means",
+    "pieces of several steps",
     "adamw on knots",
     "one term a segment of adamw",
 )

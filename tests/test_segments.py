@@ -58,6 +58,23 @@ def test_integral_is_the_integral_of_the_flow():
     np.testing.assert_allclose(follow(2.0).integral(0, 2.0), weights @ ends, rtol=1e-9)
 
 
+def test_flow_says_what_it_leaves_and_what_it_meets():
+    """The residual of K ∫z = z(0) − z(n), and the Rayleigh quotients in the metric at both ends."""
+    entries, keys = symmetric(jax.random.key(0)), jax.random.split(jax.random.key(1))
+    curvature = entries @ entries.T
+    metric = jnp.exp(jax.random.normal(keys[0], (SIZE,)))
+    start = jax.random.normal(keys[1], (SIZE,))
+    norm = lambda z: jnp.sqrt(jnp.sum(metric * z**2))
+    product = lambda z: curvature @ (metric * z)
+    for count in (3, 5, SIZE):
+        flow = positive_flow(product, metric, start, 3.0, num_products=count)
+        rest = product(flow.integral(0, 3.0)) - (start - flow.end)
+        np.testing.assert_allclose(flow.residual, norm(rest) / norm(start), atol=1e-9)
+        quotients = [jnp.sum(metric * z * product(z)) / norm(z) ** 2 for z in (start, flow.end)]
+        np.testing.assert_allclose(flow.curvatures, quotients, rtol=1e-9)
+    assert flow.residual < 1e-9
+
+
 def test_negative_curvature_does_not_grow():
     flow = positive_flow(lambda z: -z, jnp.ones(3), jnp.ones(3), 1e6, num_products=2)
     np.testing.assert_allclose(flow.end, 1.0)

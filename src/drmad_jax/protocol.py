@@ -58,6 +58,12 @@ class Info(NamedTuple):
             training did not.
         residual_norm: Of a linear solve, relative to its right-hand side; `None` without one.
         num_iterations: Of a linear solve; `None` without one.
+        segment_residual: What more curvature products would change in a segment, the largest of
+            all segments, relative to the cotangent; `None`, as the next, without segments.
+        segment_drift: By how much, relative to the larger one, the curvature that the cotangent
+            meets changes from one segment to the next, at most.
+        exact_share: Of the hypergradient, by its norm, what comes from the exact end; `None`
+            without one.
         standard_error: Of each entry of a stochastic estimate, like the hypergradient; `None` for
             deterministic methods.
         certificate: What the hypergradient is worth; `None` unless asked for.
@@ -72,6 +78,9 @@ class Info(NamedTuple):
     expanded: Bool[Array, ""] | None = None
     residual_norm: Float[Array, ""] | None = None
     num_iterations: Int[Array, ""] | None = None
+    segment_residual: Float[Array, ""] | None = None
+    segment_drift: Float[Array, ""] | None = None
+    exact_share: Float[Array, ""] | None = None
     standard_error: PyTree = None
     certificate: Certificate | None = None
 

@@ -86,7 +86,7 @@ def segments(
         num_terms: At how many of a segment's steps the terms of the hypergradient are taken, each
             with its own batch, key and counters; 0 for every step. `None` for one where the
             hyperparameters read nothing of a step (penalties), every step where they read the
-            optimizer's counters or the key alone (schedules), 100 where the model has to be
+            optimizer's counters or the key alone (schedules), 50 where the model has to be
             evaluated on the step's batch (example weights: a forward pass and a tangent each).
 
     Returns:

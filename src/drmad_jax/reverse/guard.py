@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import Info
 from drmad_jax.reverse.steps import Visits
-from drmad_jax.training.step import Cotangent
+from drmad_jax.training.step import Cotangent, ReverseInfo
 
 OnExpansion = Literal["continue", "truncate", "gauss_newton"]
 ON_EXPANSION = ("continue", "truncate", "gauss_newton")
@@ -32,6 +32,10 @@ class Guard(NamedTuple):
         profile: Its norm in each of 32 equal parts of training, NaN where nothing was visited.
         expanded: Whether it has outgrown `EXPANSION` times its norm at the end.
         num_visits: Visits taken.
+        residual: The largest residual of a segment.
+        drift: By how much, relative to the larger one, the curvature that the cotangent meets
+            changes between two segments, at most.
+        curvature: That at the end of the latest segment, NaN before the first.
     """
 
     at_end: Float[Array, ""]
@@ -40,11 +44,17 @@ class Guard(NamedTuple):
     profile: Float[Array, "32"]
     expanded: Bool[Array, ""]
     num_visits: Int[Array, ""]
+    residual: Float[Array, ""]
+    drift: Float[Array, ""]
+    curvature: Float[Array, ""]
 
-    def after(self, position: Float[Array, ""], norm: Float[Array, ""]) -> "Guard":
+    def after(self, position: Float[Array, ""], info: ReverseInfo) -> "Guard":
         """With one more visit, at a position from 0 to 1 on the way of training."""
         part = jnp.minimum((position * NUM_BINS).astype(jnp.int32), NUM_BINS - 1)
-        return self._replace(
+        norm, guard = info.cotangent_norm, self
+        if info.curvatures is not None:
+            guard = self._after_segment(info)
+        return guard._replace(
             latest=norm,
             largest=jnp.maximum(self.largest, norm),
             profile=self.profile.at[part].set(norm.astype(self.profile.dtype)),
@@ -52,9 +62,19 @@ class Guard(NamedTuple):
             num_visits=self.num_visits + 1,
         )
 
-    def info(self) -> Info:
+    def _after_segment(self, info: ReverseInfo) -> "Guard":
+        begin, end = info.curvatures.astype(self.curvature.dtype)
+        change = jnp.abs(begin - self.curvature) / jnp.maximum(jnp.abs(begin), self.curvature)
+        # At the first segment there is nothing to compare with.
+        drift = jnp.maximum(self.drift, jnp.nan_to_num(change, nan=0.0))
+        residual = jnp.maximum(self.residual, info.residual.astype(self.residual.dtype))
+        return self._replace(residual=residual, drift=drift, curvature=end)
+
+    def info(self, *, of_segments: bool = False) -> Info:
         """What is reported."""
         return Info(
+            segment_residual=self.residual if of_segments else None,
+            segment_drift=self.drift if of_segments else None,
             num_reverse_steps=self.num_visits,
             cotangent_norm=self.largest,
             cotangent_norm_at_end=self.at_end,
@@ -68,7 +88,10 @@ def start_guard(cotangent: Cotangent) -> Guard:
     """The guard before the first visit."""
     norm = jnp.sqrt(tree.squared_norm(cotangent.state.params))
     profile = jnp.full(NUM_BINS, jnp.nan, jnp.float32)
-    return Guard(norm, norm, norm, profile, jnp.array(False), jnp.int32(0))
+    zero = jnp.zeros((), jnp.float32)
+    return Guard(
+        norm, norm, norm, profile, jnp.array(False), jnp.int32(0), zero, zero, zero + jnp.nan
+    )
 
 
 def positions(
@@ -86,7 +109,7 @@ def positions(
 
 
 def guarded(
-    take: Callable[..., tuple[Cotangent, PyTree]],
+    take: Callable[..., tuple[Cotangent, ReverseInfo]],
     on_expansion: OnExpansion,
     position: Callable[[TrainState, Guard], Array],
 ) -> Callable[..., tuple[Cotangent, Guard]]:
@@ -107,7 +130,7 @@ def guarded(
     def visit(carry, state, weight, at):
         cotangent, guard = carry
         cotangent, info = take(state, cotangent, weight, at, safe=False)
-        return cotangent, guard.after(position(state, guard), info.cotangent_norm)
+        return cotangent, guard.after(position(state, guard), info)
 
     if on_expansion == "continue":
         return visit
@@ -117,7 +140,7 @@ def guarded(
         if on_expansion == "truncate":
             return cotangent, guard
         cotangent, info = take(state, cotangent, weight, at, safe=True)
-        return cotangent, guard.after(position(state, guard), info.cotangent_norm)
+        return cotangent, guard.after(position(state, guard), info)
 
     def visit_or_retry(carry, *where):
         tried = visit(carry, *where)

@@ -17,11 +17,15 @@ class Flow(NamedTuple):
         end: z(τ) at the end of the interval.
         integral: `(a, b) -> ∫ z dτ` from time a to time b.
         eigenvalues: Ritz values θ of K, before those below zero were set to zero, shape (m,).
+        residual: Of K ∫z = z(0) − z(n), relative to z(0): what more products would change.
+        curvatures: ⟨z, K z⟩/⟨z, z⟩ at both ends, shape (2,).
     """
 
     end: PyTree
     integral: Callable[[Array | float, Array | float], PyTree]
     eigenvalues: Float[Array, " m"]
+    residual: Float[Array, ""]
+    curvatures: Float[Array, "2"]
 
 
 def positive_flow(
@@ -76,7 +80,8 @@ def positive_flow(
     norm = jnp.sqrt(inner(seen, seen))
     # Where the metric sees nothing, nothing moves: any scale serves.
     scale = jnp.where(norm > 0, norm, 1)
-    basis, projected = _basis(product, metric, inner, _scaled(seen, 1 / scale), num_products)
+    first = _scaled(seen, 1 / scale)
+    basis, projected, beyond = _basis(product, metric, inner, first, num_products)
     values, vectors = jnp.linalg.eigh(projected)
     positive, weights = jnp.maximum(values, 0), scale * vectors[0]
     decay = tree.zeros_like(start) if decay is None else decay
@@ -96,7 +101,11 @@ def positive_flow(
     length = time(length)
     driven = lambda z, d, drive: jnp.exp(-length * d) * z - _mean_decay(length * d) * drive
     others = jax.tree.map(driven, start, decay, total(decayed(0, length, positive)))
-    return Flow(choose(total(jnp.exp(-length * positive)), others), integral, values)
+    end = choose(total(jnp.exp(-length * positive)), others)
+    of_last = vectors[-1] @ (decayed(0, length, positive) * vectors[0])
+    shares = jnp.stack([vectors[0] ** 2, (jnp.exp(-length * positive) * vectors[0]) ** 2])
+    curvatures = shares @ values / jnp.sum(shares, axis=1)
+    return Flow(end, integral, values, beyond * jnp.abs(of_last), curvatures)
 
 
 def _responding(metric: PyTree, z: PyTree) -> PyTree:
@@ -109,8 +118,8 @@ def _basis(
     inner: Callable[[PyTree, PyTree], Array],
     first: PyTree,
     count: int,
-) -> tuple[PyTree, Float[Array, "m m"]]:
-    """An orthonormal basis of the Krylov space, and K in that basis.
+) -> tuple[PyTree, Float[Array, "m m"], Float[Array, ""]]:
+    """An orthonormal basis of the Krylov space, K in that basis, and how far it leads beyond it.
 
     Orthogonalised against all earlier vectors, twice: in float32 the three-term recursion alone
     loses orthogonality within a few steps, and finds eigenvalues twice. Entries that do not
@@ -121,7 +130,7 @@ def _basis(
     dtype = jax.eval_shape(inner, first, first).dtype
 
     def extend(index, carry):
-        basis, rows, vector = carry
+        basis, rows, vector, _ = carry
         put = lambda b, z: jax.lax.dynamic_update_index_in_dim(b, z, index, 0)
         image = product(vector)
         row_of = lambda p, v, i: jnp.where(p > 0, v, i)
@@ -134,14 +143,15 @@ def _basis(
         norm = jnp.sqrt(inner(rest, rest))
         # Below the rounding error of what was subtracted, the space is exhausted.
         exhausted = norm <= 10 * jnp.finfo(dtype).eps * jnp.sqrt(jnp.sum(row**2) + norm**2)
+        norm = jnp.where(exhausted, 0, norm)
         vector = _scaled(rest, jnp.where(exhausted, 0, 1 / jnp.where(exhausted, 1, norm)))
-        return basis, jax.lax.dynamic_update_index_in_dim(rows, row, index, 0), vector
+        return basis, jax.lax.dynamic_update_index_in_dim(rows, row, index, 0), vector, norm
 
-    start = (empty, jnp.zeros((count, count), dtype), first)
-    basis, rows, _ = jax.lax.fori_loop(0, count, extend, start)
+    start = (empty, jnp.zeros((count, count), dtype), first, jnp.zeros((), dtype))
+    basis, rows, _, beyond = jax.lax.fori_loop(0, count, extend, start)
     # Row j holds K v_j in terms of v_0 … v_j: the lower triangle, entry j of it the diagonal.
     lower = jnp.tril(rows, -1)
-    return basis, lower + lower.T + jnp.diag(jnp.diag(rows))
+    return basis, lower + lower.T + jnp.diag(jnp.diag(rows)), beyond
 
 
 def _mean_decay(x: Float[Array, " m"]) -> Float[Array, " m"]:

@@ -112,7 +112,7 @@ class Reverse(Method):
     ) -> tuple[Cotangent, Info]:
         """The way back through the whole run, watched."""
         cotangent, guard = self.go_back(run, trace, hparams, cotangent, start_guard(cotangent))
-        return cotangent, guard.info()
+        return cotangent, guard.info(of_segments=self.steps.takes_stretches)
 
     def go_back(
         self,

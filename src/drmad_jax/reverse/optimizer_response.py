@@ -101,9 +101,11 @@ class Memory(NamedTuple):
 
         def factors(x, n):
             share = _sum(x, n) / n
-            # Where nothing is forgotten, half of all steps come later.
+            # Where nothing is forgotten, half of all steps come later; a series, since differences
+            # would be rounding.
+            series = (n - 1) / 2 * (1 - (n - 2) * x / 3 * (1 - (n - 1) * x / 4))
             forgotten = jnp.where(x > 0, -jnp.expm1(-x), 1)
-            return share, jnp.where(x * n < 1e-2, (n - 1) / 2, (1 - share) / forgotten)
+            return share, jnp.where(x * n < 1e-2, series, (1 - share) / forgotten)
 
         return self._combined(factors, length, after, given)
 

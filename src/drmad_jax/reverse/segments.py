@@ -33,14 +33,17 @@ from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent, ReverseInfo, optimizer_update
 
 # Of `Segments.num_terms`.
-EACH, NUM_BATCH_TERMS = 0, 100
+EACH, NUM_BATCH_TERMS = 0, 50
+# In how many pieces of a segment the flow and the optimizer's memory are followed.
+NUM_PIECES = 20
 # Up to here some gradients move the weights as their mean does.
 LARGEST_APART = 0.1
 
 # Cotangents of the hyperparameters and of the optimizer's state.
 Terms = tuple[PyTree, PyTree]
-# (step, length of its piece, integral over the piece, what there is) -> with the piece's own
-Term = Callable[[Array, Array, PyTree, Terms], Terms]
+# (first step of a piece, its length, a step in it, the integral over it, what there is) -> with its
+# own
+Piece = Callable[[Array, Array, Array, PyTree, Terms], Terms]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Segments(ReverseSteps):
         num_terms: At how many of a segment's steps, evenly spread, the terms of the hypergradient
             are taken, 0 for each; 1 takes the mean over the batches at the middle step. `None`
             for what the hyperparameters read: 1 for those that read nothing of a step (penalties),
-            each where only the optimizer's counters and the step's key are read (schedules), 100
+            each where only the optimizer's counters and the step's key are read (schedules), 50
             where the model has to be evaluated on the step's batch (example weights).
     """
 
@@ -176,18 +179,19 @@ class Segments(ReverseSteps):
             num_products=self.num_products,
             decay=response.to_params,
         )
-        d_hparams, together = cotangent.hparams, self.num_terms == 1
-        if together:
+        d_hparams, num_terms = cotangent.hparams, self.num_terms or EACH
+        if num_terms == 1:
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, flow.integral(0, length))
             d_hparams = _subtract(d_hparams, operator.mixed(tree.cast_like(pushed, state.params)))
-        term = segment.term(memory, operator.grads, is_straight, mixed=not together)
+        piece = segment.piece(memory, operator.grads, is_straight, num_terms)
         terms = d_hparams, tree.cast_like(cotangent.state.opt_state, memory.kept)
-        terms = segment.over_pieces(self.num_terms or EACH, flow, term, terms)
+        terms = segment.over_pieces(num_terms, flow, piece, terms)
         params = tree.cast_like(flow.end, cotangent.state.params)
         d_state = tree.zeros_like(cotangent.state)
         opt_state = tree.cast_like(terms[1], d_state.opt_state)
         d_state = d_state._replace(params=params, opt_state=opt_state)
-        return Cotangent(d_state, terms[0]), ReverseInfo(jnp.sqrt(tree.squared_norm(params)))
+        norm = jnp.sqrt(tree.squared_norm(params))
+        return Cotangent(d_state, terms[0]), ReverseInfo(norm, flow.residual, flow.curvatures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,70 +262,85 @@ class _Segment:
         gradient = inner_gradient(self.run.problem, None)
         return gradient(own.params, self.hparams, own.model_state, batch, key)[0]
 
-    def over_pieces(self, num_terms: int, flow: Flow, term: Term, terms: Terms) -> Terms:
+    def over_pieces(self, num_terms: int, flow: Flow, piece: Piece, terms: Terms) -> Terms:
         """Adds each piece's terms, the last piece's first."""
         if num_terms == 1:
             count = jnp.int32(len(self.sampled))
         else:
-            count = self.length if num_terms == EACH else jnp.minimum(self.length, num_terms)
+            count = jnp.minimum(self.length, min(num_terms or NUM_PIECES, NUM_PIECES))
         size, larger = self.length // count, self.length % count
         since = lambda step: (self.length - step).astype(jnp.float32)
 
         def add(done, terms):
             index = count - 1 - done
             low = index * size + jnp.minimum(index, larger)
-            high = low + size + (index < larger).astype(low.dtype)
-            step = jnp.minimum(low + (high - low) // 2, self.length - 1) + self.low
+            length = size + (index < larger).astype(low.dtype)
+            step = self.low + jnp.minimum(low + length // 2, self.length - 1)
             if num_terms == 1:
                 step = self.sampled[index]
-            return term(
-                step, since(low) - since(high), flow.integral(since(high), since(low)), terms
-            )
+            integral = flow.integral(since(low + length), since(low))
+            return piece(self.low + low, length, step, integral, terms)
 
         return jax.lax.fori_loop(0, count, add, terms)
 
-    def term(self, memory: Memory, mean: PyTree, is_straight: Array, *, mixed: bool) -> Term:
+    def piece(self, memory: Memory, mean: PyTree, is_straight: Array, num_terms: int) -> Piece:
         """What one piece adds to the cotangents of the hyperparameters and the optimizer's state.
 
         (∂(u, s')/∂λ)ᵀ (W̄, S̄) with u the optimizer's update, s' its new state and S̄ the cotangent
-        that later steps have given to that; and, if `mixed`, the same through the piece's gradient.
-        What a hyperparameter does to the gradient of one batch meets that batch's own gradient in
-        an adaptive optimizer (it hardly minds its scale); for others the mean does, unless the
-        optimizer bends it (clipping).
+        that later steps have given to that; and, but for one term alone, the same through the
+        gradient of each step that stands for its part of the piece. What a hyperparameter does to
+        the gradient of one batch meets that batch's own gradient in an adaptive optimizer (it
+        hardly minds its scale); for others the mean does, unless the optimizer bends it (clipping).
         """
-        own_always = mixed and self.terms_read() == "batch"
-        linear = self._is_linear()
+        mixed = num_terms != 1
+        gradient = self._met(mean, is_straight, own=mixed and self.terms_read() == "batch")
 
-        def term(step, length, integral, terms):
+        def of_step(step, d_update, d_state):
+            back = self._transposed(self.at(step), gradient(step))(d_update, d_state)
+            if not mixed:
+                return back.hparams
+            d_grads = tree.cast_like(back.grads, self.state.params)
+            return tree.add(back.hparams, self.mixed_term(step, d_grads))
+
+        def add(low, length, middle, integral, terms):
             d_hparams, d_opt_state = terms
             # In a segment of few steps there may be pieces without any.
-            own, some = self.at(step), jnp.maximum(length, 1)
-            at_mean = self._transposed(own, mean)
-            shared = lambda x: jax.tree.map(lambda x: x / some.astype(x.dtype), x)
-            given = memory.amplified(at_mean(shared(integral)).opt_state)
+            some = jnp.maximum(length, 1)
+            at_mean = self._transposed(self.at(middle), mean)
+            given = memory.amplified(at_mean(_share(integral, 1, some)).opt_state)
             inside = memory.during(some, d_opt_state, given)
-            if linear:
-                at = at_mean
-            elif own_always:
-                at = self._transposed(own, self.gradient(step))
-            else:
-                alone = lambda: tree.cast_like(self.gradient(step), mean)
-                at = self._transposed(own, jax.lax.cond(is_straight, lambda: mean, alone))
-            back = at(integral, jax.tree.map(lambda x: x * length.astype(x.dtype), inside))
-            d_hparams = tree.add(d_hparams, back.hparams)
+            count = 1
             if mixed:
-                d_grads = tree.cast_like(back.grads, own.params)
-                d_hparams = tree.add(d_hparams, self.mixed_term(step, d_grads))
+                count = (
+                    some if num_terms == EACH else jnp.minimum(some, -(-num_terms // NUM_PIECES))
+                )
+            parts = _share(integral, 1, count), _share(inside, length, count)
+
+            def add_step(index, d_hparams):
+                step = low + (2 * index + 1) * length // (2 * count) if mixed else middle
+                return tree.add(d_hparams, of_step(step, *parts))
+
+            d_hparams = jax.lax.fori_loop(0, count, add_step, d_hparams)
+            back = at_mean(integral, _share(inside, length, 1)).opt_state
             # With what the leaves of the state give to each other.
             given = jax.tree.map(
                 lambda x, kept, inside: x - kept * inside,
-                shared(back.opt_state),
+                _share(back, 1, some),
                 memory.kept,
                 inside,
             )
             return d_hparams, memory.before(length, d_opt_state, given)
 
-        return term
+        return add
+
+    def _met(self, mean: PyTree, is_straight: Array, *, own: bool) -> Callable[[Array], PyTree]:
+        """The gradient that a step's hyperparameters meet in the optimizer."""
+        if self._is_linear():
+            return lambda step: mean
+        alone = lambda step: tree.cast_like(self.gradient(step), mean)
+        if own:
+            return alone
+        return lambda step: jax.lax.cond(is_straight, lambda: mean, lambda: alone(step))
 
     def mixed_term(self, step: Int[Array, ""], along: PyTree) -> PyTree:
         """(∂²L_t/∂λ∂w)ᵀ v of one step, like the hyperparameters.
@@ -383,6 +402,11 @@ class _Segment:
 
 def _subtract(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: x - y.astype(x.dtype), a, b)
+
+
+def _share(z: PyTree, part: Array | int, whole: Array | int) -> PyTree:
+    ratio = lambda dtype: jnp.asarray(part, dtype) / jnp.asarray(whole, dtype)
+    return jax.tree.map(lambda x: x * ratio(x.dtype), z)
 
 
 def _multiplies(jaxpr: Any) -> bool:

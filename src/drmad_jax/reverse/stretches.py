@@ -5,7 +5,8 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
@@ -92,9 +93,15 @@ class Stretches(Method):
             part = lambda x: x / (last.length + 1)
             share = jax.tree.map(part, cotangent.state)
             cotangent = cotangent._replace(state=share)
+        before = cotangent.hparams
         cotangent, guard = EXACT.go_back(last, trace.last, hparams, cotangent, guard, share)
+        between = cotangent.hparams
         cotangent, guard = self.first.go_back(first, trace.first, hparams, cotangent, guard)
-        return cotangent, guard.info()
+        of_end, of_segments = _distance(between, before), _distance(cotangent.hparams, between)
+        whole = of_end + of_segments
+        info = guard.info(of_segments=self.first.steps.takes_stretches)
+        share = of_end / jnp.where(whole > 0, whole, 1)
+        return cotangent, info._replace(exact_share=share)
 
     def reaches_start(self, run: Run) -> bool:
         """As the first stretch does."""
@@ -116,3 +123,7 @@ class Stretches(Method):
     def _runs(self, run: Run) -> tuple[Run, Run]:
         border = run.num_steps - self._count(run.num_steps)
         return run.stretch(0, border), run.stretch(border, run.num_steps)
+
+
+def _distance(a: PyTree, b: PyTree) -> Array:
+    return jnp.sqrt(tree.squared_norm(jax.tree.map(jnp.subtract, a, b)))

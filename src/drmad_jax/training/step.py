@@ -34,9 +34,18 @@ class Cotangent(NamedTuple):
 
 
 class ReverseInfo(NamedTuple):
-    """What a reverse step reports: the norm of the weights' cotangent after it."""
+    """What a reverse step or segment reports.
+
+    Attributes:
+        cotangent_norm: Norm of the weights' cotangent after it.
+        residual: What a segment's Krylov space leaves of its equation; `None` for a single step.
+        curvatures: The curvature that the cotangent meets where a segment's way back begins and
+            ends, shape (2,); `None` for a single step.
+    """
 
     cotangent_norm: Float[Array, ""]
+    residual: Float[Array, ""] | None = None
+    curvatures: Float[Array, "2"] | None = None
 
 
 def train_step(

@@ -24,7 +24,7 @@ class Means(StandIn):
         most: The mean is over at most about this many states of a stretch, evenly spaced.
     """
 
-    most: int = 64
+    most: int = 32
 
     needs_edges = True
 
