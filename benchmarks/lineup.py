@@ -28,6 +28,7 @@ LINE_TENTH = "line, Gauss-Newton, T/10 steps"
 CHECKPOINTED, STORED, UNROLLED = "checkpointed", "stored", "unrolled"
 REVERSIBLE = "reversible"
 MEANS = "means, Hessian, 10 x 10"
+THIS_RUN, TUNING = "drmad(), for this run", "drmad(), for tuning"
 # Its knots come from a run: `accuracy` makes it.
 BY_DISTANCE = "8 knots, even in distance"
 
@@ -39,6 +40,16 @@ _tenth = lambda num_steps: max(1, num_steps // 10)
 # Name to a function of the number of steps T; all other names are put together from `_words`.
 METHODS: dict[str, Callable[[int], Method]] = {
     DEFAULT: lambda T: dj.drmad(),
+    THIS_RUN: lambda T: dj.drmad(serves="this_run"),
+    TUNING: lambda T: dj.drmad(serves="tuning"),
+    "its segments alone": lambda T: dj.drmad(path=dj.means()),
+    "its exact end alone": lambda T: dj.truncated(num_reverse_steps=round((20 * T) ** 0.25) ** 2),
+    # Bae et al. 2024, with Lanczos' method in place of the Kronecker factors.
+    "SOURCE": lambda T: dj.drmad(
+        path=dj.means(),
+        curvature="gauss_newton",
+        steps=dj.segments(3, num_products=10, num_batches=10, spacing="even", num_terms=1),
+    ),
     "line, progress by leaf": lambda T: _progress_by_leaf(dj.drmad(knots=2)),
     "published, T/10 steps": lambda T: dj.published_drmad(num_reverse_steps=_tenth(T)),
     "published, T steps": lambda T: dj.published_drmad(num_reverse_steps=T),
@@ -75,7 +86,6 @@ def _words(num_steps: int) -> dict[str, dict[str, Any]]:
         "T/10 steps": {"steps": dj.strided_steps(_tenth(num_steps))},
         "5 x 8": {"count": 5, "num_products": 8, "num_batches": 10},
         "10 x 10": {"count": 10, "num_products": 10, "num_batches": 10},
-        "T/100 batches": {"num_batches": max(1, num_steps // 100)},
     }
 
 
@@ -97,32 +107,26 @@ _STUDY_NAMES = {
     "201 knots, Hessian, all steps": "every tenth step a knot, Hessian, all steps",
     "exact": CHECKPOINTED,
 }
-_SHORT = f"{MEANS}, T/100 batches"
 STUDY = (
-    "published", LINE_HESSIAN, "line, filtered Hessian, all steps", LINE_ALL, LINE_TENTH,
-    LINE_SEGMENTS, "line, Hessian, 5 x 8", "8 knots, Gauss-Newton, 5 x 8",
-    "8 knots, Hessian, 5 x 8", "8 knots, Gauss-Newton, 10 x 10", "8 knots, Hessian, 10 x 10",
-    "means, Gauss-Newton, 10 x 10", "means, Hessian, 5 x 8", MEANS, _SHORT, "last T/10 steps",
-    "last step", "implicit, 20 batches",
+    "published", LINE_HESSIAN, LINE_ALL, LINE_TENTH, "8 knots, Hessian, 10 x 10", "SOURCE", MEANS,
+    "its segments alone", "its exact end alone", DEFAULT, THIS_RUN, "last T/10 steps", "last step",
+    "implicit, 20 batches",
 )  # fmt: skip
+# Of hyperparameters for which `drmad()` serves this run by itself.
+OF_STEPS = tuple(TUNING if name == THIS_RUN else name for name in STUDY)
 LEARNING_RATES = (
-    *(name for name in STUDY if not name.startswith(("implicit", "last"))),
+    *(name for name in OF_STEPS if not name.startswith("implicit")),
     "201 knots, Hessian, all steps",
 )
 # Where the exact hypergradient leads nowhere, agreement with it says little: a few methods do.
-ROUGH = ("published", _SHORT, "last T/10 steps")
+ROUGH = ("published", MEANS, DEFAULT, THIS_RUN, "last T/10 steps")
 PATHS = (
     "line", "line, interpolated state", "line, progress by leaf", "4 knots", "8 knots",
     "8 knots, final state", "8 knots, even in time", BY_DISTANCE, "16 knots",
     "32 knots", "means",
 )  # fmt: skip
 TUNERS = (
-    "exact", "published", LINE_ALL, LINE_TENTH, LINE_SEGMENTS, "8 knots, Hessian, 5 x 8",
-    "8 knots, Gauss-Newton, 10 x 10", "8 knots, Hessian, 10 x 10", "means, Gauss-Newton, 10 x 10",
-    "means, Hessian, 5 x 8", MEANS, "last T/10 steps",
-)  # fmt: skip
-FEWER_TUNERS = (
-    "exact", "published", LINE_TENTH, LINE_SEGMENTS, "8 knots, Hessian, 10 x 10", MEANS, _SHORT,
+    "exact", DEFAULT, THIS_RUN, "its segments alone", MEANS, "SOURCE", "published", LINE_TENTH,
     "last T/10 steps",
 )  # fmt: skip
 
@@ -148,9 +152,8 @@ def method(name: str, num_steps: int) -> Method:
 
 
 def methods(names: Iterable[str], num_steps: int) -> dict[str, Method]:
-    """Name to method at T inner steps; that of short runs where T is below 1,000."""
-    chosen = [name for name in names if name != _SHORT or num_steps < 1000]
-    return {name: method(name, num_steps) for name in chosen}
+    """Name to method at T inner steps."""
+    return {name: method(name, num_steps) for name in names}
 
 
 def _progress_by_leaf(method: Any) -> Any:

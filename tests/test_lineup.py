@@ -15,7 +15,7 @@ import drmad_jax as dj
 
 NAMES = {
     *lineup.COST, *lineup.FURTHER, *lineup.STUDY, *lineup.LEARNING_RATES, *lineup.PATHS,
-    *lineup.TUNERS, *lineup.FEWER_TUNERS, *lineup.ROUGH, *METHODS, *ours._METHODS.values(),
+    *lineup.TUNERS, *lineup.OF_STEPS, *lineup.ROUGH, *METHODS, *ours._METHODS.values(),
     *(name for cell in GRID for name in cell.labels),
 } - {lineup.PLAIN, lineup.LIBRARY, lineup.BY_DISTANCE}  # fmt: skip
 
@@ -31,16 +31,10 @@ def test_words_of_a_name_become_options():
     expected = dj.drmad(knots=8, curvature="gauss_newton", steps=steps)
     assert lineup.method("8 knots, Gauss-Newton, 5 x 8", 1000) == expected
     assert lineup.method("published", 1000) == dj.published_drmad(num_reverse_steps=100)
-    found = lineup.method("8 knots, final state, T/100 batches", 700)
-    path, steps = dj.knots(8, optimizer_state="final"), dj.segments(num_batches=7)
-    assert found == dj.drmad(path=path, steps=steps)
+    final = dj.drmad(path=dj.knots(8, optimizer_state="final"))
+    assert lineup.method("8 knots, final state", 700) == final
     assert lineup.method("means", 700) == dj.drmad(path=dj.means())
     assert lineup.method("line, T/10 steps", 700) == dj.drmad(knots=2, steps=dj.strided_steps(70))
-
-
-def test_fewer_batches_are_for_short_runs_alone():
-    short = set(lineup.methods(lineup.STUDY, 999)) - set(lineup.methods(lineup.STUDY, 1000))
-    assert short == {"means, Hessian, 10 x 10, T/100 batches"}
 
 
 @pytest.mark.parametrize("benchmark", render.BENCHMARKS, ids=lambda benchmark: benchmark.name)

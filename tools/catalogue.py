@@ -68,7 +68,7 @@ ENTRIES = (
         factory=drmad, example=drmad(),
         exactness="last √(20 T) steps exact, all of short runs; biased before: segments at their "
         "mean states, negative curvature left out",
-        memory="~2√K states of the last K = √(20 T) steps, 5 others, 8 vectors",
+        memory="~2√K states of the last K = √(20 T) steps, 8 others, 5 vectors",
         growth=lambda T: 2 * (20 * T) ** 0.25,
         cost="K reverse steps, 40 curvature products on 4 batches each",
         when="long training, many hyperparameters of any kind",

@@ -26,7 +26,11 @@ from benchmarks.records import write_record
 
 NUM_SEEDS = 8
 SEEDS_OF = {"long": 3}
-LINE_UPS = {"conv_sgd": lineup.ROUGH, "learning_rates": lineup.LEARNING_RATES}
+LINE_UPS = {
+    "conv_sgd": lineup.ROUGH,
+    "learning_rates": lineup.LEARNING_RATES,
+    "example_weights": lineup.OF_STEPS,
+}
 
 
 def compared(

@@ -24,8 +24,7 @@ def tuning(name: str) -> dict[str, Any]:
     judge = jax.jit(lambda hparams: _judge(study, hparams))
     start = judge(study.hparams)
     results: dict[str, Any] = {"start": _losses([start])}
-    labels = lineup.TUNERS if name.startswith("mlp") else lineup.FEWER_TUNERS
-    for label, method in tqdm(lineup.methods(labels, study.num_steps).items(), desc=name):
+    for label, method in tqdm(lineup.methods(lineup.TUNERS, study.num_steps).items(), desc=name):
         step, init = outer_step(study, method, signs=label == "published")
         runs = [tune(step, init, study.hparams, seed) for seed in range(NUM_RUNS.get(name, 3))]
         judged = [judge(hparams) for hparams, _ in runs]

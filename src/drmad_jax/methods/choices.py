@@ -69,9 +69,9 @@ def means() -> Means:
 
 
 def segments(
-    count: int = 5,
+    count: int = 8,
     *,
-    num_products: int = 8,
+    num_products: int = 5,
     num_batches: int = 4,
     spacing: Spacing = "dense",
     num_terms: int | None = None,

@@ -30,7 +30,7 @@ def drmad(
     w_t ≈ (1 − t/T) w_0 + (t/T) w_T (Fu et al. 2016). The paper goes back along that line step by
     step with the Hessian, which expands wherever curvature is negative or sharp and training merely
     steered around it. The default goes back in two stretches: the last √(20 T) steps exactly, and
-    those before them in five segments, each taken at once at the mean of its states with the
+    those before them in eight segments, each taken at once at the mean of its states with the
     positive part of the Hessian, which does not expand: 40 curvature products, whatever T is
     (the segments of SOURCE, Bae et al. 2024, with an optimizer's state, each step's own terms, and
     an exact end). Where these would cost more than they save (below about 320 steps), and where an
@@ -68,7 +68,7 @@ def drmad(
         each counter in the optimizer's state); with segments also `num_products` + 4 vectors like
         the weights and the activations of `num_batches` batches. Reverse pass: K reverse steps, and
         `count` · `num_products` curvature products, each on `num_batches` batches; or S reverse
-        steps. Where hyperparameters read the batch, 100 evaluations of the model a segment more.
+        steps. Where hyperparameters read the batch, 50 evaluations of the model a segment more.
     Bias:
         Biased unless knots = T + 1 with the Hessian, step by step, or the run is exact as a whole.
         Segments take a linear flow for the way back, at one state each, and leave out negative
@@ -93,7 +93,7 @@ def drmad(
     Example:
         >>> import drmad_jax as dj
         >>> dj.drmad().first.steps.num_products
-        8
+        5
         >>> dj.drmad(steps=dj.strided_steps(200)).steps
         StridedSteps(count=200, spacing='dense', weighting='count')
     """

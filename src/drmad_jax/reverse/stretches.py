@@ -1,7 +1,6 @@
 """A way back in two stretches: the last steps one by one, the others as their own way says."""
 
 import dataclasses
-import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,7 +33,8 @@ class Stretches(Method):
 
     Attributes:
         first: The way back through the first stretch.
-        num_last: Number K of last steps; `None` for √(20 T).
+        num_last: Number K of last steps; `None` for the square nearest to √(20 T), which two
+            levels of checkpoints divide.
         serves: "this_run": the outer loss is differentiated at the final state. "tuning": at the
             mean of the last K + 1 states, through each of which goes an equal share of the
             cotangent. "auto": "this_run" for hyperparameters that act inside the optimizer or
@@ -118,7 +118,7 @@ class Stretches(Method):
     def _count(self, num_steps: int) -> int:
         if self.num_last is not None:
             return min(self.num_last, num_steps)
-        return min(num_steps, math.ceil(math.sqrt(20 * num_steps)))
+        return min(num_steps, max(1, round((20 * num_steps) ** 0.25)) ** 2)
 
     def _runs(self, run: Run) -> tuple[Run, Run]:
         border = run.num_steps - self._count(run.num_steps)
