@@ -78,7 +78,7 @@ def test_the_end_serves_what_the_hyperparameters_are():
     for inner, optimizer, h, serves, terms in (
         (loss, fixed, {"l2": 0.1}, "tuning", 1),
         (loss, scheduled, {"l2": 0.1, "rate": 0.1}, "this_run", 0),
-        (weighted, fixed, {"weight": 1.0}, "this_run", 100),
+        (weighted, fixed, {"weight": 1.0}, "this_run", 50),
     ):
         problem = dj.Problem(inner, inner, optimizer)
         start = lambda h, p=problem: dj.init_state(p, h, jnp.ones(2))
@@ -86,6 +86,30 @@ def test_the_end_serves_what_the_hyperparameters_are():
         with jax.numpy_dtype_promotion("standard"):
             method = ended(4, "auto").resolve(run, start(h), h)
         assert (method.serves, method.first.steps.num_terms) == (serves, terms)
+
+
+def test_info_says_what_segments_leave_and_what_the_end_brings():
+    """A quadratic: its curvature drifts with the step size alone, which doubles at half time."""
+    curvature = jnp.array([3.0, 1.0, 0.2])
+    loss = lambda w, h, x: 0.5 * jnp.sum(curvature * (w - h) ** 2)
+    rate = optax.piecewise_constant_schedule(0.05, {10: 2.0})
+    problem = dj.Problem(loss, lambda w, h, x: jnp.sum(w * x), optax.sgd(rate))
+
+    def call(method, num_steps=20):
+        compute = jax.jit(dj.hypergradient(problem, num_steps=num_steps, method=method))
+        return compute(jnp.ones(3), jnp.zeros(3), jnp.zeros(num_steps), jnp.ones(3))
+
+    segments = lambda m: dj.segments(2, num_products=m, num_batches=1, spacing="even")
+    info = call(dj.drmad(steps=segments(3))).info
+    np.testing.assert_allclose(info.segment_drift, 0.5, rtol=1e-6)
+    assert info.segment_residual < 1e-9 and info.exact_share is None
+    assert call(dj.drmad(steps=segments(1))).info.segment_residual > 0.01
+    ended = call(dj.drmad(steps=segments(3), exact_end=5))
+    of_end = jnp.linalg.norm(call(dj.truncated(num_reverse_steps=5)).grad)
+    rest = jnp.linalg.norm(ended.grad - call(dj.truncated(num_reverse_steps=5)).grad)
+    np.testing.assert_allclose(ended.info.exact_share, of_end / (of_end + rest), rtol=1e-9)
+    exact = call(dj.stored()).info
+    assert exact.segment_drift is None and exact.segment_residual is None
 
 
 def test_every_steps_own_rate_gets_its_own_gradient():
