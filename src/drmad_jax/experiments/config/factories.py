@@ -102,7 +102,6 @@ class Factory:
         return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
 
 
-@dataclasses.dataclass(frozen=True)
 class Optimizer(Factory):
     """A section naming an optax optimizer, such as `name = "adam"` and `learning_rate = 0.3`."""
 
@@ -112,7 +111,6 @@ class Optimizer(Factory):
         return {name: value for name, value in vars(optax).items() if _is_optimizer(name, value)}
 
 
-@dataclasses.dataclass(frozen=True)
 class Method(Factory):
     """A section naming a hypergradient method of drmad_jax, such as `name = "drmad"`."""
 

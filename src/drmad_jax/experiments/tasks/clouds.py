@@ -1,6 +1,5 @@
 """Learning how to train a network that finds clouds and their shadows in satellite images."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -71,7 +70,6 @@ class CloudsTaskConfig(TaskConfig):
 
 
 @task(CloudsTaskConfig, data=CloudsConfig, model=[PyramidConfig])
-@dataclasses.dataclass(frozen=True)
 class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
     """Trains a network that labels pixels clear, shadow or cloud.
 

@@ -1,6 +1,5 @@
 """Data hyper-cleaning: a learned weight for each training example (Franceschi et al. 2017)."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple, cast
 
@@ -82,7 +81,6 @@ class CleaningData(NamedTuple):
 
 
 @task(HyperCleaningConfig, data=ImagesConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
     """Trains a classifier on weighted examples, some of them with wrong labels.
 

@@ -1,6 +1,5 @@
 """Learning the training data itself (Maclaurin et al. 2015)."""
 
-import dataclasses
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -78,7 +77,6 @@ class RealImages(NamedTuple):
 
 
 @task(LearnedDataConfig, data=ImagesConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
     """Trains a classifier on a few images per class, which are learned pixel by pixel.
 

@@ -74,7 +74,6 @@ class PairedBatches:
 
 
 @task(OnlineConfig, data=ImagesConfig, model=CLASSIFIERS)
-@dataclasses.dataclass(frozen=True)
 class OnlineTask(ClassifierTask[OnlineConfig, Any]):
     """Trains a classifier once, by an optimizer that learns from validation batches as it goes.
 

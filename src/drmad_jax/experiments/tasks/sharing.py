@@ -1,6 +1,5 @@
 """Learning how much alphabets share of their networks' weights (Maclaurin et al. 2015)."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -50,7 +49,6 @@ class SharingConfig(TaskConfig):
 
 
 @task(SharingConfig, data=AlphabetsConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
     """Trains a network for each alphabet, with weights that are learned mixtures of each other's.
 

@@ -1,6 +1,5 @@
 """Learning how to train: schedules of rates, scales of initial weights (Maclaurin et al. 2015)."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
@@ -63,7 +62,6 @@ class TrainingConfig(TaskConfig):
 
 
 @task(TrainingConfig, data=ImagesConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class TrainingTask(ClassifierTask[TrainingConfig, MLPConfig]):
     """Trains a perceptron by SGD with learned learning rates, momenta and initial scales.
 
