@@ -22,15 +22,7 @@ from drmad_jax.experiments.data import clouds, geotiff
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM
 from drmad_jax.experiments.data.clouds import BANDS, CLASSES, Patches
 from drmad_jax.experiments.data.datasets import Splits
-from drmad_jax.experiments.figures.style import (
-    BLUE,
-    COLUMN_WIDTH,
-    GREY,
-    ORANGE,
-    bare,
-    new_figure,
-    panel,
-)
+from drmad_jax.experiments.figures import style
 from drmad_jax.experiments.models.network import Network, kernels_of
 from drmad_jax.experiments.models.pyramid import PyramidNet
 from drmad_jax.experiments.tasks import segmentation
@@ -221,17 +213,17 @@ def _predictions(
 ) -> Figure:
     """Patches in true colours, and below each the truth and what networks found."""
     rows = {"true colour": _true_colour(images), "truth": truth, **predicted}
-    side = (COLUMN_WIDTH - 0.65) / len(images)
-    figure = new_figure(len(rows) * (side + 0.03) + 0.25, gaps=(0.012, 0))
+    side = (style.COLUMN_WIDTH - 0.65) / len(images)
+    figure = style.new_figure(len(rows) * (side + 0.03) + 0.25, gaps=(0.012, 0))
     panels = figure.subplots(len(rows), len(images), squeeze=False)
     colors = ListedColormap([_NO_VALUE, *_COLORS])
     for line, (name, row) in zip(panels, rows.items(), strict=True):
         for axes, shown in zip(line, row, strict=True):
             axes.imshow(shown, cmap=colors, vmin=-1, vmax=len(CLASSES) - 1, interpolation="nearest")
-            bare(axes)
+            style.bare(axes)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     handles = [
-        Patch(facecolor=color, edgecolor=GREY, linewidth=0.4, label=name)
+        Patch(facecolor=color, edgecolor=style.GREY, linewidth=0.4, label=name)
         for color, name in zip(_COLORS, CLASSES, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
@@ -240,15 +232,14 @@ def _predictions(
 
 def _bars(values: Mapping[str, Sequence[Any]]) -> Figure:
     """Intersection over union of each class, before and after side by side."""
-    figure, axes = panel(2.0)
+    figure, axes = style.panel(2.0)
     places = np.arange(len(CLASSES))
     for index, (name, row) in enumerate(values.items()):
         at, heights = places + 0.4 * (index - 0.5), [100 * float(value) for value in row]
-        drawn = axes.bar(at, heights, 0.38, color=(GREY, BLUE)[index % 2], label=name)
+        drawn = axes.bar(at, heights, 0.38, color=(style.GREY, style.BLUE)[index % 2], label=name)
         axes.bar_label(drawn, fmt="%.1f", fontsize=7)
     axes.set_xticks(places, CLASSES)
-    axes.set_ylabel("test IoU (%), one run")
-    axes.set_ylim(0, 108)
+    axes.set(ylabel="test IoU (%), one run", ylim=(0, 108))
     figure.legend(loc="outside upper right", frameon=False, ncols=2)
     return figure
 
@@ -258,16 +249,15 @@ def _hyperparameters(
 ) -> Figure:
     """Where every hyperparameter started and where it came to, a panel for each kind."""
     counts = [len(values) for values in before.values()]
-    figure = new_figure(0.5 * len(counts) + 0.16 * sum(counts))
+    figure = style.new_figure(0.5 * len(counts) + 0.16 * sum(counts))
     panels = figure.subplots(len(counts), height_ratios=counts, squeeze=False)[:, 0]
     for axes, (kind, starts) in zip(panels, before.items(), strict=True):
         ends, rows = list(after[kind].values()), range(len(starts))
-        axes.hlines(rows, list(starts.values()), ends, color=BLUE)
-        axes.plot(list(starts.values()), rows, "|", color=ORANGE, markersize=7)
-        axes.plot(ends, rows, "o", color=BLUE)
+        axes.hlines(rows, list(starts.values()), ends, color=style.BLUE)
+        axes.plot(list(starts.values()), rows, "|", color=style.ORANGE, markersize=7)
+        axes.plot(ends, rows, "o", color=style.BLUE)
         axes.set_yticks(rows, list(starts))
-        axes.set_ylim(len(starts) - 0.5, -0.5)
-        axes.set_xlabel(f"{kind} (bar: start)")
+        axes.set(ylim=(len(starts) - 0.5, -0.5), xlabel=f"{kind} (bar: start)")
     return figure
 
 

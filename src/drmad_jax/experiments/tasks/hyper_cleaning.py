@@ -218,9 +218,7 @@ def _weights(values: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> 
         axes.hist(values[chosen], bins=bins, histtype="stepfilled", color=color, alpha=0.25)
         axes.hist(values[chosen], bins=bins, histtype="step", color=color, label=label)
     axes.set_yscale("symlog", linthresh=10)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("learned weight")
-    axes.set_ylabel("examples")
+    axes.set(ylim=(0, None), xlabel="learned weight", ylabel="examples")
     axes.legend(frameon=False)
     return figure
 
@@ -246,10 +244,7 @@ def _precision_recall(
         label = f"found below {threshold:g} ({found.sum()})"
         axes.plot(*point, "o", markersize=5, color=ORANGE, label=label)
     axes.axhline(wrong.mean(), color=GREY, linestyle="--", linewidth=0.8, label="chance")
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("recall of wrong labels")
-    axes.set_ylabel("precision")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall of wrong labels", ylabel="precision")
     axes.legend(frameon=False, loc="lower left")
     return figure
 

@@ -213,8 +213,7 @@ def _schedules(
             each_step = jax.vmap(dj.per_block(jnp.asarray(rates), num_steps))(steps)
             axes.plot(steps, each_step, color=color, label=name.partition("/")[0])
         axes.axhline(start, color=GREY, linestyle="--", linewidth=0.8)
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel(label)
+        axes.set(ylim=(0, None), ylabel=label)
         axes.set_title(_TITLES[kind], loc="left", fontsize=8)
     panels[-1].set_xlabel("training step (dashed: start)")
     if len(values) > 1:
