@@ -14,16 +14,6 @@ from jaxtyping import Array, Float
 
 from drmad_jax import transforms
 
-# What a strength of 1 means; each image draws its own change, evenly between both directions.
-STRENGTHS = {
-    "shift": "share of the side",
-    "rotation": "radians",
-    "zoom": "log of the factor",
-    "contrast": "log of the factor",
-    "brightness": "intensity",
-    "noise": "standard deviation",
-    "cutout": "share of the side",
-}
 # Strengths lie between 0 and 1, tuning moves their logits.
 STRENGTH_TRANSFORM = transforms.sigmoid()
 _GEOMETRY = ("shift", "rotation", "zoom")
@@ -43,8 +33,11 @@ def augment(
     Args:
         key: Key of the draw.
         images: Intensities.
-        strengths: Largest change by name, scalars from 0 in the units of `STRENGTHS`; for noise the
-            standard deviation, for cutout the side of the hole. What is missing is left out.
+        strengths: Largest change by name, scalars from 0, of which each image draws its own, evenly
+            between both directions: "shift" and the side of the hole of "cutout" in shares of the
+            image's side, "rotation" in radians, "zoom" and "contrast" as logs of a factor,
+            "brightness" in intensities, "noise" as its standard deviation. What is missing is left
+            out.
 
     Returns:
         Images of the same shape. Intensities may leave their range by brightness and noise.

@@ -23,11 +23,11 @@ class Images(NamedTuple):
 
     Attributes:
         images: Intensities from 0 to 1, shape (N, H, W, channels).
-        labels: Class numbers from 0, shape (N,).
+        labels: Class numbers from 0, shape (N,), or (N, H, W) for labels of pixels.
     """
 
     images: Float32[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"]
+    labels: Int32[np.ndarray, "n *pixels"]
 
 
 class Splits(NamedTuple):

@@ -20,8 +20,8 @@ from drmad_jax.experiments.config.section import a_list
 from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data import clouds, geotiff
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM
-from drmad_jax.experiments.data.clouds import BANDS, CLASSES, Patches
-from drmad_jax.experiments.data.datasets import Splits
+from drmad_jax.experiments.data.clouds import BANDS, CLASSES
+from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.figures import style
 from drmad_jax.experiments.models.network import Network, kernels_of
 from drmad_jax.experiments.models.pyramid import PyramidNet
@@ -110,7 +110,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         @jax.jit
         def trained(hparams, inputs, data):
             state = train_once(self.problem, hparams, inputs, self.config.inner.num_steps)
-            some = Patches(data.test.images[shown], labels[shown])
+            some = Images(data.test.images[shown], labels[shown])
             logits = self.outputs(state.params, hparams, some, model_state=state.model_state)
             return self.evaluate(state, hparams, data), jnp.argmax(logits, -1)
 
@@ -137,7 +137,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         }
 
     def _train_outputs(
-        self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree, key: Array
+        self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree, key: Array
     ) -> tuple[Float[Array, "n h w 3"], PyTree]:
         images = batch.images
         if "augmentation" in hparams:
@@ -151,7 +151,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         return sum((jnp.exp(log_l2[k]) * squares[k] for k in squares), jnp.zeros(()))
 
     def _outer_loss(
-        self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree
+        self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree
     ) -> Scalar:
         logits = self.outputs(params, hparams, batch, model_state=model_state)
         if self.task.outer_loss == "soft_iou":
@@ -173,7 +173,7 @@ def _change_bands(
     return images * jnp.exp(strengths["brightness"] * draws) + strengths["noise"] * noise
 
 
-def _criterion(logits: Float[Array, "n h w k"], hparams: PyTree, batch: Patches) -> Scalar:
+def _criterion(logits: Float[Array, "n h w k"], hparams: PyTree, batch: Images) -> Scalar:
     log_weights = hparams.get("class_weights")
     return segmentation.weighted_cross_entropy(logits, batch.labels, log_weights)
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +79,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         loaded = load_alphabets(self.data.alphabets, self.data.image_size)
         alphabets = [_shuffled(alphabet) for alphabet in loaded]
         if self.data.rotated:
-            turn = lambda images: np.rot90(images, axes=(2, 3))
-            alphabets += [each._replace(images=turn(each.images)) for each in alphabets]
+            alphabets += [np.rot90(alphabet, axes=(2, 3)) for alphabet in alphabets]
         num_train = self.data.num_train + self.data.num_valid
         drawings = _stack(alphabets)[: num_train + self.data.num_test]
         mean = drawings[:num_train, self._present].mean(axis=(0, 1))
@@ -201,22 +200,16 @@ def _shuffled(alphabet: Drawings) -> Drawings:
 
     As published: the drawings to test on are by the same people as the others.
     """
-    order = np.random.default_rng(0).random(alphabet.images.shape[:2]).argsort(axis=1)
-    return alphabet._replace(
-        images=np.take_along_axis(alphabet.images, order[..., None, None], axis=1)
-    )
+    order = np.random.default_rng(0).random(alphabet.shape[:2]).argsort(axis=1)
+    return np.take_along_axis(alphabet, order[..., None, None], axis=1)
 
 
 def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets characters pixels"]:
     """One array, with blank characters where an alphabet has fewer than another."""
-    most = max(len(alphabet.images) for alphabet in alphabets)
-
-    def padded(images: Any) -> np.ndarray:
-        flat = images.reshape(*images.shape[:2], -1)
-        return np.pad(flat, ((0, most - len(flat)), (0, 0), (0, 0)))
-
-    by_alphabet = np.stack([padded(alphabet.images) for alphabet in alphabets])
-    return np.moveaxis(by_alphabet, 2, 0)
+    most = max(map(len, alphabets))
+    pad = lambda images: np.pad(images, ((0, most - len(images)), (0, 0), (0, 0), (0, 0)))
+    padded = np.moveaxis([pad(alphabet) for alphabet in alphabets], 2, 0)
+    return padded.reshape(*padded.shape[:3], -1)
 
 
 def _correlations(matrices: Mapping[str, Float[np.ndarray, "a a"]], names: Sequence[str]) -> Figure:
