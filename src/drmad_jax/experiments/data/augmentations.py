@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from drmad_jax import transforms
@@ -76,35 +77,10 @@ def _warp(
     rows = rows - height * shift[0][:, None, None]
     columns = columns - width * shift[1][:, None, None]
     cosine, sine = ((f(angle) / factor)[:, None, None] for f in (jnp.cos, jnp.sin))
-    return _bilinear(
-        images,
-        cosine * rows - sine * columns + (height - 1) / 2,
-        sine * rows + cosine * columns + (width - 1) / 2,
-    )
-
-
-def _bilinear(
-    images: Float[Array | np.ndarray, "n h w c"],
-    rows: Float[Array, "n h w"],
-    columns: Float[Array, "n h w"],
-) -> Float[Array, "n h w c"]:
-    """Values at places between pixels, 0 outside."""
-    count, height, width, channels = images.shape
-    # A black border takes in whatever lies outside.
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(count, -1, channels)
-    rows, columns = jnp.clip(rows + 1, 0, height + 1), jnp.clip(columns + 1, 0, width + 1)
-    top = jnp.minimum(jnp.floor(rows), height)
-    left = jnp.minimum(jnp.floor(columns), width)
-    down, right = (rows - top)[..., None], (columns - left)[..., None]
-    corner = (top * (width + 2) + left).astype(jnp.int32)
-
-    def at(offset: int) -> Float[Array, "n h w c"]:
-        places = (corner + offset).reshape(count, -1, 1)
-        return jnp.take_along_axis(padded, places, axis=1).reshape(images.shape)
-
-    upper = (1 - right) * at(0) + right * at(1)
-    lower = (1 - right) * at(width + 2) + right * at(width + 3)
-    return (1 - down) * upper + down * lower
+    rows, columns = cosine * rows - sine * columns, sine * rows + cosine * columns
+    places = rows + (height - 1) / 2, columns + (width - 1) / 2
+    of_channel = lambda image, *places: map_coordinates(image, places, order=1)
+    return jax.vmap(jax.vmap(of_channel, (-1, None, None), -1))(images, *places)
 
 
 def _hole(

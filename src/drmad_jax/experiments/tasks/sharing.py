@@ -208,7 +208,7 @@ def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets c
     """One array, with blank characters where an alphabet has fewer than another."""
     most = max(map(len, alphabets))
     pad = lambda images: np.pad(images, ((0, most - len(images)), (0, 0), (0, 0), (0, 0)))
-    padded = np.moveaxis([pad(alphabet) for alphabet in alphabets], 2, 0)
+    padded = np.moveaxis(np.stack([pad(alphabet) for alphabet in alphabets]), 2, 0)
     return padded.reshape(*padded.shape[:3], -1)
 
 
