@@ -192,8 +192,11 @@ def _load(name: str, split: Split, num_examples: int) -> tuple[np.ndarray, np.nd
     cached = cache_dir() / f"{name}-{folder.name}-{split}-{_fingerprint(folder)}.npz"
     arrays = _read_cache(cached)
     if arrays is None or len(arrays[1]) < num_examples:
-        arrays = _decode(name, split, num_examples)
-        _write_cache(cached, *arrays)
+        arrays = images, labels = _decode(name, split, num_examples)
+        # A cache that cannot be written costs seconds, not the run.
+        with contextlib.suppress(OSError):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cached, lambda file: np.savez(file, images=images, labels=labels))
     return *arrays, 255.0
 
 
@@ -240,10 +243,3 @@ def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
             return arrays["images"], arrays["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-
-
-def _write_cache(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    # A cache that cannot be written costs seconds, not the run.
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez(file, images=images, labels=labels))

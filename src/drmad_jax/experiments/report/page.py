@@ -74,6 +74,8 @@ def _experiment(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """The section of one experiment."""
     first, *others = runs
     values = flatten(dump(first.config))
+    known = first.config.model_copy(update={"variant": ""})
+    changes = lambda run: configs.differences(known, run.config.model_copy(update={"variant": ""}))
     tables = [
         judged_tables.results(runs),
         judged_tables.against_first(runs),
@@ -92,7 +94,7 @@ def _experiment(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "tables": [table for table in tables if table is not None],
         "together": [_picture(png(figure), text) for text, figure in together.items() if figure],
         "alone": [(run.label, list(_own_pictures(run))) for run in runs],
-        "changes": [(run.label, _changes(first, run)) for run in others],
+        "changes": [(run.label, changes(run)) for run in others],
         "config": configs.to_toml(first.config),
     }
 
@@ -108,8 +110,3 @@ def _picture(data: bytes, caption: str) -> _Picture:
     (pixels,) = struct.unpack(">I", data[16:20])
     encoded = base64.b64encode(data).decode()
     return _Picture(f"data:image/png;base64,{encoded}", round(96 * pixels / DPI), caption)
-
-
-def _changes(first: Run, run: Run) -> list[str]:
-    lines = configs.differences(first.config, run.config)
-    return [line for line in lines if not line.startswith("variant:")]

@@ -212,7 +212,9 @@ def _predictions(
     predicted: Mapping[str, Int[np.ndarray, "n h w"]],
 ) -> Figure:
     """Patches in true colours, and below each the truth and what networks found."""
-    rows = {"true colour": _true_colour(images), "truth": truth, **predicted}
+    # Red, green and blue, brightened as for the eye.
+    true_colour = np.clip(1.8 * images[..., 2::-1], 0, 1) ** 0.7
+    rows = {"true colour": true_colour, "truth": truth, **predicted}
     side = (style.COLUMN_WIDTH - 0.65) / len(images)
     figure = style.new_figure(len(rows) * (side + 0.03) + 0.25, gaps=(0.012, 0))
     panels = figure.subplots(len(rows), len(images), squeeze=False)
@@ -259,8 +261,3 @@ def _hyperparameters(
         axes.set_yticks(rows, list(starts))
         axes.set(ylim=(len(starts) - 0.5, -0.5), xlabel=f"{kind} (bar: start)")
     return figure
-
-
-def _true_colour(images: Float[np.ndarray, "n h w 4"]) -> Float[np.ndarray, "n h w 3"]:
-    """Red, green and blue, brightened as for the eye."""
-    return np.clip(1.8 * images[..., 2::-1], 0, 1) ** 0.7

@@ -89,7 +89,9 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         """Every layer's matrix at its correlation."""
         start, layers = self.task.initial_sharing, self._layers
         start = start if isinstance(start, tuple) else (start,) * len(layers)
-        return {layer: self._matrix(c) for layer, c in zip(layers, start, strict=True)}
+        count = len(self._names)
+        matrix = lambda c: (1 - c) * jnp.eye(count) + c / count
+        return {layer: matrix(c) for layer, c in zip(layers, start, strict=True)}
 
     def sample(self, key: Array, data: Splits) -> Inputs:
         """For each character a new choice of drawings to hold out; new weights."""
@@ -148,10 +150,6 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
     @property
     def _layers(self) -> list[str]:
         return [f"dense_{i}" for i in range(len(self.model.hidden) + 1)]
-
-    def _matrix(self, correlation: float) -> Float[Array, "alphabets alphabets"]:
-        count = len(self._names)
-        return (1 - correlation) * jnp.eye(count) + correlation / count
 
     def _predict(
         self, params: PyTree, hparams: PyTree, batch: Batch
