@@ -1,7 +1,6 @@
 """Data sets as plain arrays: bundled with scikit-learn, or prepared by TensorFlow Datasets."""
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib
 import os
@@ -37,8 +36,7 @@ class Splits(NamedTuple):
     test: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetSpec:
+class DatasetSpec(NamedTuple):
     """What is known of a data set without reading it.
 
     Attributes:
