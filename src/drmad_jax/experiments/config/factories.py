@@ -69,7 +69,9 @@ class Factory:
         if not isinstance(table, Mapping):
             raise ValueError(f"expected a table, got {describe(table)}")
         choices = cls.makers() if is_argument else cls.choices()
-        name = _Named.model_validate({k: v for k, v in table.items() if k == "name"}).name
+        name = table.get("name")
+        if not isinstance(name, str):
+            refuse("name", "missing" if name is None else "string_type", name)
         if name not in choices:
             refuse("name", f"unknown name {name!r}; {suggest(name, choices)}")
         options = {key: value for key, value in table.items() if key != "name"}
@@ -124,10 +126,6 @@ class Method(Factory):
     def makers(cls) -> dict[str, Callable[..., Any]]:
         """The methods, such as that of `truncated`, and those of `_ARGUMENTS`."""
         return cls.choices() | {name: getattr(dj, name) for name in _ARGUMENTS}
-
-
-class _Named(Section):
-    name: str
 
 
 class _Arguments(Section):
