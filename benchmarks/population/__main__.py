@@ -40,8 +40,7 @@ def runs(config: Any, task: Any) -> dict[str, Callable]:
     compute = dj.hypergradient(task.problem, num_steps=config.inner.num_steps, method=method)
 
     def on(hparams: PyTree, inputs: Any) -> tuple[Array, PyTree]:
-        given = inputs.params, inputs.inner_batches, inputs.outer_batch
-        out = compute(hparams, *given, key=inputs.key)
+        out = compute(hparams, **inputs._asdict())
         return out.value, out.grad
 
     def single(hparams, key, data):

@@ -5,7 +5,7 @@ goes: so a changed image has a derivative in them, at the same draw.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +58,7 @@ def augment(
     if "noise" in strengths:
         images = images + strengths["noise"] * jax.random.normal(noise_key, images.shape)
     if "cutout" in strengths:
-        images = images * (
-            1 - _hole((images.shape[1], images.shape[2]), draws[6:], strengths["cutout"])
-        )
+        images = images * (1 - _hole(images.shape[1:3], draws[6:], strengths["cutout"]))
     return images
 
 
@@ -84,7 +82,7 @@ def _warp(
 
 
 def _hole(
-    shape: tuple[int, int], centre: Float[Array, "2 n"], side: Float[Array, ""]
+    shape: Sequence[int], centre: Float[Array, "2 n"], side: Float[Array, ""]
 ) -> Float[Array, "n h w 1"]:
     """The share of each pixel's area that lies in a square hole."""
 

@@ -66,18 +66,16 @@ def make_scene(
     shade = np.roll(opacity, (row, column), (0, 1))[inside, inside]
     lit = ground * (1 - _SHADE * shade[..., None])
     white = _CLOUD * brightness[inside, inside, None]
-    image = (1 - cloud[..., None]) * (lit + _HAZE * rng.uniform(0.5, 1.5)) + cloud[
-        ..., None
-    ] * white
+    cover = cloud[..., None]
+    image = (1 - cover) * (lit + _HAZE * rng.uniform(0.5, 1.5)) + cover * white
     image = np.clip(image + rng.normal(0, 0.006, image.shape), 0, 1.2)
     labels = np.where(cloud > _VISIBLE, 2, np.where(shade > _VISIBLE, 1, 0))
     return image, labels.astype(np.int32)
 
 
 def _make_patches(rng: np.random.Generator, size: int, count: int) -> Images:
-    scenes = [make_scene(rng, size) for _ in range(count)]
-    images = np.array([image for image, _ in scenes], np.float32)
-    return Images(images, np.array([labels for _, labels in scenes]))
+    images, labels = zip(*(make_scene(rng, size) for _ in range(count)), strict=True)
+    return Images(np.array(images, np.float32), np.array(labels))
 
 
 def _terrain(rng: np.random.Generator, size: int, azimuth: float) -> Float[np.ndarray, "s s 4"]:

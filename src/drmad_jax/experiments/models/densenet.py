@@ -1,6 +1,5 @@
 """DenseNet (Huang et al. 2017): layers that see the outputs of all layers before them."""
 
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -64,15 +63,14 @@ class DenseNet(nn.Module):
         """Drops some of one layer's outputs after the other, in the order of the layers."""
         count, *sides = images
         height, width = (-(-side // self.config.stem_stride) for side in sides[:2])
-        channels, shapes = self.config.stem_channels, []
+        channels, sizes = self.config.stem_channels, []
         for block in range(NUM_BLOCKS):
             if block > 0:
-                shapes.append((height, width, channels))
+                sizes.append(height * width * channels)
                 height, width = height // 2, width // 2
-            shapes += [(height, width, self.config.growth)] * self.layers_per_block
+            sizes += [height * width * self.config.growth] * self.layers_per_block
             channels += self.config.growth * self.layers_per_block
         # One draw for all: XLA takes half a second on a CPU to compile each.
-        sizes = [math.prod(shape) for shape in shapes]
         share = 1 - self.config.dropout
         kept = jax.random.bernoulli(self.make_rng("dropout"), share, (count, sum(sizes)))
         parts = iter(jnp.split(kept, np.cumsum(sizes)[:-1], axis=1))

@@ -170,11 +170,10 @@ class TrainingTask(ClassifierTask[TrainingConfig, MLPConfig]):
 
     def _optimizer(self, hparams: PyTree) -> optax.GradientTransformation:
         given = self._start() | hparams
-
-        def schedule(name):
-            return _per_step(_RULES[name].constrain, given[name], self.config.inner.num_steps)
-
-        rates, momenta = schedule("learning_rates"), schedule("momenta")
+        rates, momenta = (
+            _per_step(_RULES[name].constrain, given[name], self.config.inner.num_steps)
+            for name in ("learning_rates", "momenta")
+        )
 
         def learning_rate(step):
             return jax.tree.map(lambda rate, m: rate * (1 - m), rates(step), momenta(step))
