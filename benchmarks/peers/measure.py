@@ -115,7 +115,7 @@ class _Measurement(contextlib.ExitStack):
             try:
                 worker = Worker(subject, self.case, cores=cores, limits=self.plan.limits)
                 self.callback(worker.stop)
-                return Started(worker, worker.prepare(), worker.ask("first"), worker.ask("weigh"))
+                return Started(worker, worker.answer(), worker.ask("first"), worker.ask("weigh"))
             finally:
                 free.put(cores)
 
