@@ -2,7 +2,7 @@
 
 import base64
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,18 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         RunFolderError: If there is no run in one of the folders, one cannot be read, or the file
             cannot be written.
     """
-    text = _page(find(folders))
+    experiments = find(folders)
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("drmad_jax.experiments.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    # HTML that needs no other file and no network.
+    text = templates.get_template("page.html").render(
+        experiments=[_experiment(name, runs) for name, runs in experiments.items()],
+        environments=run_tables.environments(experiments),
+    )
     path = folders[0] / PAGE if out is None else out
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,20 +59,6 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error}; choose a file with --out") from error
     return path
-
-
-def _page(experiments: Mapping[str, Sequence[Run]]) -> str:
-    """HTML that needs no other file and no network."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("drmad_jax.experiments.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    return templates.get_template("page.html").render(
-        experiments=[_experiment(name, runs) for name, runs in experiments.items()],
-        environments=run_tables.environments(experiments),
-    )
 
 
 class _Picture(NamedTuple):

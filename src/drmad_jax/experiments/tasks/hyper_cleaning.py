@@ -23,8 +23,6 @@ from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, task, train
 from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, hold_out
 from drmad_jax.experiments.tasks.projections import capped_simplex
 
-# No outer step and no fresh seed has this number.
-_DATA = 2**32 - 2
 # Panels of the figure of examples thrown out.
 _ROWS, _COLUMNS = 3, 6
 
@@ -113,8 +111,7 @@ class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
     def load_data(self) -> CleaningData:
         """The one split of this seed, its first training labels replaced by other ones."""
         splits = super().load_data()
-        key = jax.random.fold_in(jax.random.key(self.config.seed), _DATA)
-        split_key, label_key = jax.random.split(key)
+        split_key, label_key = jax.random.split(self.fixed_key)
         train, valid = hold_out(split_key, splits.train, self.data.num_valid)
         num_classes = self.dataset.num_classes
         shift = jax.random.randint(label_key, train.labels.shape, 1, num_classes)

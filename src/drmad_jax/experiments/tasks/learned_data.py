@@ -25,9 +25,6 @@ from drmad_jax.experiments.tasks.classification import (
     hold_out,
 )
 
-# No outer step and no fresh seed has this number.
-_NOISE = 2**32 - 2
-
 
 class LearnedDataConfig(TaskConfig):
     """Section `[task]`: learn a few training images, judged by what is trained on them.
@@ -122,8 +119,7 @@ class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
     def init_hparams(self) -> dict[str, Array]:
         """Nothing learned yet, but for noise that tells the images of one class apart."""
         shape = (self.dataset.num_classes, self.task.images_per_class, *self.dataset.image_shape)
-        key = jax.random.fold_in(jax.random.key(self.config.seed), _NOISE)
-        return {"images": self.task.noise * jax.random.normal(key, shape)}
+        return {"images": self.task.noise * jax.random.normal(self.fixed_key, shape)}
 
     def sample(self, key: Array, data: RealImages) -> Inputs:
         """New initial weights, and a new validation set of real images."""
