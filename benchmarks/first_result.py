@@ -34,19 +34,14 @@ def job(folder: Path, cache: Path) -> dict[str, float]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    first = None
+    first, lines = None, folder / "metrics.jsonl"
     while process.poll() is None:
-        if first is None and _has_result(folder):
+        if first is None and lines.exists() and lines.read_text().endswith("\n"):
             first = time.perf_counter() - start
         time.sleep(0.02)
     if first is None or process.returncode != 0:
         raise RuntimeError(f"the digits job failed with exit status {process.returncode}")
     return {FIRST: round(first, 2), END: round(time.perf_counter() - start, 2)}
-
-
-def _has_result(folder: Path) -> bool:
-    lines = folder / "metrics.jsonl"
-    return lines.exists() and lines.read_text().endswith("\n")
 
 
 def main() -> None:

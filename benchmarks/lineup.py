@@ -171,11 +171,16 @@ def run(name: str, problem: Callable[..., dj.Problem], optimizer: str, num_steps
     method takes the same optimizer in fixed point.
     """
     chosen = problem(OPTIMIZERS[f"reversible {optimizer}" if name == REVERSIBLE else optimizer])
+    return run_of(chosen, name, num_steps)
+
+
+def run_of(problem: dj.Problem, name: str, num_steps: int) -> Run:
+    """The same of a problem that has its optimizer."""
     if name == PLAIN:
-        return _plain_training(chosen, num_steps)
+        return _plain_training(problem, num_steps)
     if name == LIBRARY:
-        return then_outer_loss(chosen, dj.trained(chosen, num_steps=num_steps))
-    compute = dj.hypergradient(chosen, num_steps=num_steps, method=method(name, num_steps))
+        return then_outer_loss(problem, dj.trained(problem, num_steps=num_steps))
+    compute = dj.hypergradient(problem, num_steps=num_steps, method=method(name, num_steps))
 
     def run(given: dict[str, PyTree], batches: Callable, outer_batch: PyTree):
         out = compute(inner_batches=batches, outer_batch=outer_batch, **given)

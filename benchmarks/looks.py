@@ -12,9 +12,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks import lineup
 from drmad_jax.experiments.figures.comparison import cotangents
-from drmad_jax.experiments.figures.style import BLUE, COLORS, COLUMN_WIDTH, MARKERS, STYLE
+from drmad_jax.experiments.figures.style import BLUE, COLORS, COLUMN_WIDTH, MARKERS, STYLE, panel
 
-__all__ = ["BLUE", "COLORS", "COLUMN_WIDTH", "GREY", "LOOKS", "MARKERS", "cotangents", "save"]
+__all__ = ["BLUE", "COLORS", "COLUMN_WIDTH", "GREY", "LOOKS", "MARKERS", "cotangents", "panel"]
 GREY = "#BBBBBB"
 # Black for the exact methods, told apart by their lines.
 LOOKS: dict[str, dict[str, Any]] = {

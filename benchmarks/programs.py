@@ -23,7 +23,7 @@ import jax
 import drmad_jax as dj
 from benchmarks import lineup
 from benchmarks.pages import Benchmark, Results, mib, table
-from benchmarks.problems.random import SUBJECTS, Subject
+from benchmarks.problems.random import SUBJECTS
 from benchmarks.records import write_record
 from benchmarks.timing import Program, compile_calls, options
 
@@ -72,7 +72,11 @@ def run_cell(cell: str, names: list[str], rounds: int) -> dict[str, dict[str, An
     model, optimizer, num_steps = CELLS[cell]
     subject = SUBJECTS[model]()
     batches = dj.minibatches(subject.data, BATCH_SIZE, jax.random.key(1))
-    of_one, found = _of_one_pass(subject), {}
+    problem = subject.problem(lineup.OPTIMIZERS["momentum"])
+    hparams, params = subject.given["hparams"], subject.given["params"]
+    # The outer loss is one forward pass.
+    outer_loss = lambda batch: problem.outer(params, hparams, batch, None)
+    of_one, found = count(build(outer_loss, subject.outer_batch)), {}
     for name in names:
         if name == lineup.REVERSIBLE and optimizer != "momentum":
             continue
@@ -81,14 +85,6 @@ def run_cell(cell: str, names: list[str], rounds: int) -> dict[str, dict[str, An
         found[name] = describe([build(run, *given) for _ in range(rounds)], of_one)
         print(f"    {name:32s} {found[name]}", flush=True)
     return found
-
-
-def _of_one_pass(subject: Subject) -> dict[str, int]:
-    """What the outer loss holds, which is one forward pass."""
-    problem = subject.problem(lineup.OPTIMIZERS["momentum"])
-    hparams, params = subject.given["hparams"], subject.given["params"]
-    loss = lambda batch: problem.outer(params, hparams, batch, None)
-    return count(build(loss, subject.outer_batch))
 
 
 def main() -> None:

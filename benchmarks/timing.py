@@ -1,20 +1,18 @@
 """Fair timings: functions compiled ahead, run in turn, and divided round by round."""
 
 import argparse
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from benchmarks.records import usable_cores
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """A compiled function with its arguments; calling it runs it."""
 
     compiled: Any

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import PyTree
 from tqdm import tqdm
 
 import drmad_jax as dj
@@ -37,15 +36,13 @@ def compared(
     study: StudyProblem,
     chosen: dict[str, lineup.Method],
     *,
-    hparams: PyTree = None,
     num_seeds: int = NUM_SEEDS,
     label: str,
 ) -> dict[str, Any]:
-    """Methods against the exact one at some hyperparameters, by default where tuning starts."""
+    """Methods against the exact one at the study's hyperparameters."""
     runs = (study.sample(jax.random.key(seed)) for seed in range(num_seeds))
     compare = dj.compare(study.problem, chosen, num_steps=study.num_steps)
-    hparams = study.hparams if hparams is None else hparams
-    found = compare(hparams, tqdm(runs, desc=label, total=num_seeds))
+    found = compare(study.hparams, tqdm(runs, desc=label, total=num_seeds))
     print(found.to_markdown())
     return json.loads(found.to_json())
 
@@ -66,7 +63,7 @@ def tuned(name: str) -> dict[str, Any]:
     step, init = outer_step(study, lineup.method("exact", study.num_steps), signs=False)
     hparams, _ = tune(step, init, study.hparams, seed=0)
     chosen = lineup.methods(lineup.STUDY, study.num_steps)
-    return compared(study, chosen, hparams=hparams, label=f"{name}, tuned")
+    return compared(study._replace(hparams=hparams), chosen, label=f"{name}, tuned")
 
 
 def _with_closed_form(study: StudyProblem) -> dict[str, float]:

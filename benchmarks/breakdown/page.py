@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from benchmarks.looks import COLORS, COLUMN_WIDTH, GREY, legend_below
+from benchmarks.looks import COLORS, COLUMN_WIDTH, GREY, legend_below, panel
 from benchmarks.pages import Benchmark, Results, table
 
 PART_COLORS = {
@@ -40,8 +40,7 @@ def _figure(results: Results) -> Figure:
         for what in ("training step", "reverse step, gauss_newton"):
             found = cell["microseconds"][what]
             rows.append((f"{label}: {what.split(',')[0]}, {found['whole']:,.0f} µs", found))
-    figure = Figure(figsize=(2 * COLUMN_WIDTH, 0.8 + 0.2 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = panel(0.8 + 0.2 * len(rows), width=2 * COLUMN_WIDTH)
     seen: set[str] = set()
     for place, (_, found) in enumerate(rows):
         parts = {name: max(0, value) for name, value in found.items() if name != "whole"}

@@ -9,7 +9,7 @@ PARTs choose cells by their names ("mlp", "adam, batch 500"), NAMEs methods; the
 alone. Two checkouts of the package are compared by a record R of each.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 
@@ -23,8 +23,7 @@ from benchmarks.timing import Program, compile_all, measure, options, ratios
 MEMORY_LIMIT = 4 * 2**30
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One set of programs that are timed in turn."""
 
     subject: str
@@ -71,7 +70,7 @@ def run_cell(cell: Cell, subject: Subject, rounds: int) -> dict:
     distance = _distance(programs)
     seconds = measure(programs, repeats=rounds, budget_s=cell.budget_s)
     return {
-        **{name: value for name, value in vars(cell).items() if name not in ("labels", "budget_s")},
+        **{k: getattr(cell, k) for k in ("subject", "optimizer", "batch_size", "num_steps")},
         "weights": subject.count("params"),
         "hyperparameters": subject.count("hparams"),
         "relative distance of the two trainings": distance,
@@ -98,7 +97,7 @@ def main() -> None:
     for number, name in enumerate(asked.cells, 1):
         cell = grid[name]
         if asked.methods:
-            cell = dataclasses.replace(cell, labels=tuple(asked.methods))
+            cell = cell._replace(labels=tuple(asked.methods))
         print(f"{number}/{len(asked.cells)} {cell}", flush=True)
         results[name] = run_cell(cell, SUBJECTS[cell.subject](), asked.rounds)
         for label, ratio in results[name]["over plain training"].items():

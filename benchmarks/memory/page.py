@@ -27,8 +27,10 @@ def _table(results: Results) -> str:
         law = results["out of 16 GiB"].get(label, {})
         slope, most = law.get("bytes for each further step at T = 1000"), law.get("steps in 16 GiB")
         each = results["growth with weights"].get(label)
+        peaks = [p for p in points if p.get("peak_bytes") is not None]
+        peak = f"{mib(peaks[-1]['peak_bytes'])}, {peaks[-1]['num_steps']:,}" if peaks else "–"
         lines.append((
-            label, *(mib(at[T]) for T in steps), _peak(points),
+            label, *(mib(at[T]) for T in steps), peak,
             "0" if slope is None else f"{slope:,.3g}",
             "never" if most is None else f"{most:,.0f}",
             "–" if each is None else f"{each:,.0f}",
@@ -38,11 +40,6 @@ def _table(results: Results) -> str:
         "on top. Bytes/weight: at T = 30, between the two largest networks."
     )
     return f"{table(head, lines)}\n{note}\n"
-
-
-def _peak(points: list[Results]) -> str:
-    run = [p for p in points if p.get("peak_bytes") is not None]
-    return f"{mib(run[-1]['peak_bytes'])}, {run[-1]['num_steps']:,}" if run else "–"
 
 
 def _figure(results: Results) -> Figure:

@@ -8,7 +8,7 @@ import importlib.metadata
 from typing import Any
 
 from benchmarks.peers import environment
-from benchmarks.peers.measure import EXACT_TOLERANCE, Plan, add_options, measure_case, plan
+from benchmarks.peers.measure import EXACT_TOLERANCE, Plan, measure_case, options, plan
 from benchmarks.peers.report import claims, peers_table
 from benchmarks.peers.subject import HEAVY, LEFT_OUT, REFERENCE, SUBJECTS, Subject, make_case
 from benchmarks.records import write_record
@@ -44,13 +44,11 @@ def run(asked: argparse.Namespace, plan: Plan) -> dict[str, Any]:
 
 def main() -> None:
     environment.enter("benchmarks.peers")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
+    parser = options("peers", seconds=60)
     add = parser.add_argument
     add("--cases", nargs="+", default=CASES, help="batch size x steps (%(default)s)")
     add("--subjects", nargs="+", help="parts of names, packages or kinds; else all but implicit")
     add("--outer", type=int, default=5000, help="examples of the outer batch (%(default)s)")
-    add("--name", default="peers", help="name of the record (%(default)s)")
-    add_options(parser, seconds=60)
     asked = parser.parse_args()
     with plan(asked) as planned:
         found = run(asked, planned)

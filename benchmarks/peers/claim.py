@@ -1,12 +1,11 @@
 """The paper's claim: its baselines, its forms of DrMAD, and the factors between them."""
 
-import argparse
 import json
 import math
 import sys
 from typing import Any
 
-from benchmarks.peers.measure import Plan, add_options, measure_case, plan
+from benchmarks.peers.measure import Plan, measure_case, options, plan
 from benchmarks.peers.report import Rows, paper_table
 from benchmarks.peers.subject import Kind, Subject, make_case
 from benchmarks.records import write_record
@@ -31,13 +30,13 @@ def subjects() -> list[Subject]:
         "approximate": ORIGINAL + COMPILED,
         "training": tuple(TRAINING.values()),
     }
-    package = lambda name: "NumPy" if "original" in name else "drmad_jax"
-    modules = {"NumPy": "original", "drmad_jax": "ours"}
-    return [
-        Subject(name, package(name), kind, modules[package(name)])
-        for kind, names in kinds.items()
-        for name in names
-    ]
+
+    def subject(name: str, kind: Kind) -> Subject:
+        is_original = name.startswith("original")
+        package, module = ("NumPy", "original") if is_original else ("drmad_jax", "ours")
+        return Subject(name, package, kind, module)
+
+    return [subject(name, kind) for kind, names in kinds.items() for name in names]
 
 
 def factors(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -141,10 +140,8 @@ def measure(num_steps: int, momentum: float, plan: Plan) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_claim")
+    parser = options("paper_claim", seconds=30)
     parser.add_argument("--steps", type=int, default=500, help="T (%(default)s)")
-    parser.add_argument("--name", default="paper_claim", help="name of the record (%(default)s)")
-    add_options(parser, seconds=30)
     asked = parser.parse_args()
     with plan(asked) as planned:
         momenta = {gamma: measure(asked.steps, gamma, planned) for gamma in MOMENTA}

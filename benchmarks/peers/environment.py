@@ -18,20 +18,14 @@ def enter(module: str) -> None:
     """
     if Path(sys.prefix).resolve() == FOLDER.resolve():
         return
-    _install()
-    python = str(FOLDER / "bin" / "python")
+    python, stamp = str(FOLDER / "bin" / "python"), FOLDER / "pyproject.sha256"
+    state = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != state:
+        print(f"installing the peers into {FOLDER.name} (once; PyTorch is large)", flush=True)
+        if not FOLDER.exists():
+            venv.create(FOLDER, with_pip=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "-e", ".[peers]"]
+        subprocess.run(pip, cwd=ROOT, check=True)
+        stamp.write_text(state)
     os.chdir(ROOT)
     os.execv(python, [python, "-m", module, *sys.argv[1:]])
-
-
-def _install() -> None:
-    state = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    stamp = FOLDER / "pyproject.sha256"
-    if stamp.exists() and stamp.read_text() == state:
-        return
-    print(f"installing the peers into {FOLDER.name} (once; PyTorch is large)", flush=True)
-    if not FOLDER.exists():
-        venv.create(FOLDER, with_pip=True)
-    pip = [str(FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet", "-e", ".[peers]"]
-    subprocess.run(pip, cwd=ROOT, check=True)
-    stamp.write_text(state)

@@ -50,15 +50,18 @@ class Disagreement(Exception):
     """An exact subject that is not."""
 
 
-def add_options(parser: argparse.ArgumentParser, *, seconds: float) -> None:
+def options(benchmark: str, *, seconds: float) -> argparse.ArgumentParser:
     """Options of every command that measures subjects, with the default for a case's rounds."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark}")
     add = parser.add_argument
+    add("--name", default=benchmark, help="name of the record (%(default)s)")
     add("--threads", type=int, default=1, help="threads and cores of each worker (%(default)s)")
     add("--seconds", type=float, default=seconds, help="for a case's timed rounds (%(default)s)")
     add("--least", type=int, default=3, help="fewest rounds (%(default)s)")
     add("--most", type=int, default=9, help="most rounds (%(default)s)")
     add("--memory-limit", type=float, default=8, help="GiB for a worker (%(default)s)")
     add("--time-limit", type=float, default=400, help="seconds for one answer (%(default)s)")
+    return parser
 
 
 @contextlib.contextmanager
@@ -78,29 +81,27 @@ def measure_case(
 
     Raises `Disagreement` if an exact subject differs from the reference, or that gave no answer.
     """
-    with tqdm(total=len(subjects) * (1 + plan.most), desc=name, mininterval=2) as bar:
-        return _Measurement(subjects, case, plan, bar).rows_against(reference)
+    bar = tqdm(total=len(subjects) * (1 + plan.most), desc=name, mininterval=2)
+    with bar, _Measurement(subjects, case, plan, bar) as measurement:
+        return measurement.rows_against(reference)
 
 
-class _Measurement:
-    """The workers of a case and what is known of them so far."""
+class _Measurement(contextlib.ExitStack):
+    """The workers of a case, all stopped at its end, and what is known of them so far."""
 
     def __init__(self, subjects: list[Subject], case: Case, plan: Plan, bar: tqdm):
+        super().__init__()
         self.subjects, self.case, self.plan, self.bar = subjects, case, plan, bar
         self.rows = {each.name: {"package": each.package, "kind": each.kind} for each in subjects}
         self.started: dict[str, Started] = {}
 
     def rows_against(self, reference: str) -> dict[str, dict[str, Any]]:
         """A row for each subject."""
-        try:
-            self._start_all()
-            agreements = _agreements(self.started, reference)
-            runs = self._rounds()
-            for name, each in self.started.items():
-                self.rows[name] |= _figures(each, runs[name]) | agreements.get(name, {})
-        finally:
-            for each in self.started.values():
-                each.worker.stop()
+        self._start_all()
+        agreements = _agreements(self.started, reference)
+        runs = self._rounds()
+        for name, each in self.started.items():
+            self.rows[name] |= _figures(each, runs[name]) | agreements.get(name, {})
         return self.rows
 
     def _start_all(self) -> None:
@@ -112,7 +113,9 @@ class _Measurement:
         def start(subject: Subject) -> Started:
             cores = free.get()
             try:
-                return _start(Worker(subject, self.case, cores=cores, limits=self.plan.limits))
+                worker = Worker(subject, self.case, cores=cores, limits=self.plan.limits)
+                self.callback(worker.stop)
+                return Started(worker, worker.answer(), worker.ask("first"), worker.ask("weigh"))
             finally:
                 free.put(cores)
 
@@ -153,14 +156,6 @@ class _Measurement:
     def _progress(self, text: str) -> None:
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
-
-
-def _start(worker: Worker) -> Started:
-    try:
-        return Started(worker, worker.prepare(), worker.ask("first"), worker.ask("weigh"))
-    except BaseException:
-        worker.stop()
-        raise
 
 
 def _figures(each: Started, runs: list[Run]) -> dict[str, Any]:

@@ -23,11 +23,6 @@ RADIX_SCALE = 2**52
 DENOMINATOR = 2**16
 
 
-def to_ratio(gamma: float) -> tuple[int, int]:
-    """The ratio n/d that stands for a momentum below one: the next above it, or the same."""
-    return math.ceil(gamma * DENOMINATOR), DENOMINATOR
-
-
 class BitStore:
     """What was cut off: one Python integer a number, in a NumPy array of objects."""
 
@@ -126,7 +121,8 @@ def setting(case: Case) -> Setting:
 def exact(case: Case) -> Prepared:
     """The hypergradient by exact reversal."""
     given = setting(case)
-    ratio, share = to_ratio(given.gamma), 1 - given.gamma
+    # The ratio that stands for a momentum below one: the next above it, or the same.
+    ratio, share = (math.ceil(given.gamma * DENOMINATOR), DENOMINATOR), 1 - given.gamma
 
     def call() -> Answer:
         start = ExactRep(given.weights).integers

@@ -14,28 +14,14 @@ from benchmarks.problems import mlp
 from drmad_jax.fixed_point.buffer import rows_needed, to_ratio
 
 
-def hypergradient(
-    case: Case, name: str, rule: optax.GradientTransformation | None = None
-) -> Prepared:
-    """The hypergradient by one of the line-up's methods."""
-    problem, method = mlp.problem(rule or optimizer(case)), lineup.method(name, case.num_steps)
-    compute = dj.hypergradient(problem, num_steps=case.num_steps, method=method)
-
-    def call(hparams, params, train, valid, indices, key):
-        out = compute(hparams, params, dj.minibatches(train, case.batch_size, key), valid)
-        return out.value, out.grad
-
-    return prepare(case, call)
-
-
-def training(case: Case) -> Prepared:
-    """Training and the outer loss, without a hypergradient."""
-    problem = mlp.problem(optimizer(case))
-    run = lineup.then_outer_loss(problem, dj.trained(problem, num_steps=case.num_steps))
+def form(case: Case, name: str, rule: optax.GradientTransformation | None = None) -> Prepared:
+    """The hypergradient by one of the line-up's methods, or its training alone."""
+    run = lineup.run_of(mlp.problem(rule or optimizer(case)), name, case.num_steps)
 
     def call(hparams, params, train, valid, indices, key):
         given = {"hparams": hparams, "params": params}
-        return run(given, dj.minibatches(train, case.batch_size, key), valid), None
+        found = run(given, dj.minibatches(train, case.batch_size, key), valid)
+        return (found, None) if name == lineup.LIBRARY else found
 
     return prepare(case, call)
 
@@ -43,7 +29,7 @@ def training(case: Case) -> Prepared:
 def reversible(case: Case) -> Prepared:
     """The hypergradient by bit-exact reversal, and what its buffer holds."""
     rule = dj.reversible_sgd(case.step_size, case.momentum)
-    prepared = hypergradient(case, lineup.REVERSIBLE, rule)
+    prepared = form(case, lineup.REVERSIBLE, rule)
     loss = int(to_ratio(jnp.float32(case.momentum))[0].loss)
     bits = 16 * rows_needed(np.full(case.num_steps, loss)) / case.num_steps
 
@@ -64,6 +50,7 @@ def reversible(case: Case) -> Prepared:
 
 # Name of the subject to that of the line-up.
 _METHODS = {
+    "plain training": lineup.LIBRARY,
     "unrolled()": lineup.UNROLLED,
     "stored()": lineup.STORED,
     "checkpointed()": lineup.CHECKPOINTED,
@@ -75,7 +62,6 @@ _METHODS = {
     "implicit, CG": "implicit, CG",
 }
 FORMS = {
-    "plain training": training,
     "reversible()": reversible,
-    **{k: functools.partial(hypergradient, name=name) for k, name in _METHODS.items()},
+    **{k: functools.partial(form, name=name) for k, name in _METHODS.items()},
 }

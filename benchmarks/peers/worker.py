@@ -129,14 +129,10 @@ class Worker:
         self.process.start()
         other.close()
 
-    def prepare(self) -> Readiness:
-        """Waits until it is ready."""
-        return self._answer()
-
     def ask(self, request: str = "call") -> Run:
         """Runs it once, as `worker.serve` says; raises `Failed` where it fails or is stopped."""
         self.connection.send(request)
-        return self._answer()
+        return self.answer()
 
     def move(self, cores: list[int]) -> None:
         """Binds all its threads to other cores, as many as it began with."""
@@ -155,7 +151,8 @@ class Worker:
             self.process.join()
         self.connection.close()
 
-    def _answer(self) -> Any:
+    def answer(self) -> Any:
+        """Waits for what it sends: its `Readiness`, then a `Run` for each request."""
         deadline = time.monotonic() + self.limits.seconds
         while not self.connection.poll(_POLL_SECONDS):
             reason = self._excess(deadline)

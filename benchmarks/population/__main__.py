@@ -40,8 +40,7 @@ def runs(config: Any, task: Any) -> dict[str, Callable]:
     compute = dj.hypergradient(task.problem, num_steps=config.inner.num_steps, method=method)
 
     def on(hparams: PyTree, inputs: Any) -> tuple[Array, PyTree]:
-        given = inputs.params, inputs.inner_batches, inputs.outer_batch
-        out = compute(hparams, *given, key=inputs.key)
+        out = compute(hparams, **inputs._asdict())
         return out.value, out.grad
 
     def single(hparams, key, data):
@@ -66,8 +65,10 @@ def programs(config: Any, task: Any, data: PyTree) -> dict[str, Program]:
     """Every form at every size, compiled."""
     forms, start, key = runs(config, task), task.init_hparams(), jax.random.key(0)
     calls: dict[str, tuple[Callable, tuple]] = {SINGLE: (forms[SINGLE], (start, key, data))}
+    near = lambda key: lambda x: x + 0.1 * jax.random.normal(key, x.shape, x.dtype)
     for size in (*SIZES, LARGEST):
-        given = jax.vmap(lambda k: _setting(start, k))(jax.random.split(key, size))
+        keys = jax.random.split(key, size)
+        given = jax.vmap(lambda key: jax.tree.map(near(key), start))(keys), keys
         for form in (SHARED, OWN):
             calls[f"{form}, {size}"] = forms[form], (*given, data)
         if len(jax.devices()) > 1 and size % len(jax.devices()) == 0:
@@ -115,11 +116,6 @@ def profile(config: Any, task: Any, data: PyTree) -> dict[str, dict[str, float]]
         members = ((SINGLE, 1), (SHARED, CLAIMED), (OWN, CLAIMED))
         found[name] = {form: round(1e6 * of(form) / times / count, 2) for form, count in members}
     return found
-
-
-def _setting(start: PyTree, key: Array) -> tuple[PyTree, Array]:
-    draw = lambda x: x + 0.1 * jax.random.normal(key, x.shape, x.dtype)
-    return jax.tree.map(draw, start), key
 
 
 @functools.cache

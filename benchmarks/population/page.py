@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from benchmarks.looks import COLORS, COLUMN_WIDTH, MARKERS, legend_below, plain_ticks
+from benchmarks.looks import COLORS, MARKERS, legend_below, panel, plain_ticks
 from benchmarks.pages import Benchmark, Claim, Results, Verdict, spread, table
 
 # Members of the population that the claims are about.
@@ -38,8 +38,7 @@ def _table(results: Results) -> str:
 
 def _figure(results: Results) -> Figure:
     """Settings in a second against the number of members, and the loop."""
-    figure = Figure(figsize=(COLUMN_WIDTH, 2.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = panel(2.8)
     by_form: dict[str, list[tuple[int, float]]] = {}
     for label, row in results["seconds"].items():
         form, _, size = label.rpartition(", ")

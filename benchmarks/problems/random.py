@@ -13,15 +13,8 @@ from jaxtyping import Array, PyTree
 
 import drmad_jax as dj
 from benchmarks.problems import mlp as paper
+from benchmarks.problems import networks
 from benchmarks.problems.mlp import cross_entropy, images, penalties, penalty
-from benchmarks.problems.networks import (
-    LENGTH,
-    VOCABULARY,
-    ConvNet,
-    Transformer,
-    stateless,
-    with_batch_norm,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +40,20 @@ def mlp() -> Subject:
 
 def conv() -> Subject:
     """Two convolutions with batch normalisation, dropout, on data of Fashion-MNIST's shape."""
-    model, keys = ConvNet(), jax.random.split(jax.random.key(0), 4)
+    model, keys = networks.ConvNet(), jax.random.split(jax.random.key(0), 4)
     shape = 28, 28, 1
     data, outer_batch = images(keys[0], 5000, shape), images(keys[1], 1000, shape)
     variables = model.init(keys[2], data["x"][:1], train=False)
     state = {"model_state": variables["batch_stats"], "key": keys[3]}
-    return _subject(with_batch_norm(model), variables["params"], data, outer_batch, state)
+    return _subject(networks.with_batch_norm(model), variables["params"], data, outer_batch, state)
 
 
 def transformer() -> Subject:
     """One block of width 64 with four heads, next-token prediction on 32 random tokens."""
-    model, keys = Transformer(), jax.random.split(jax.random.key(0), 3)
+    model, keys = networks.Transformer(), jax.random.split(jax.random.key(0), 3)
     data, outer_batch = _tokens(keys[0], 2000), _tokens(keys[1], 200)
     params = model.init(keys[2], data["x"][:1])["params"]
-    return _subject(stateless(model), params, data, outer_batch, {})
+    return _subject(networks.stateless(model), params, data, outer_batch, {})
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {"mlp": mlp, "conv": conv, "transformer": transformer}
@@ -74,5 +67,5 @@ def _subject(losses, params, data, outer_batch, state) -> Subject:
 
 
 def _tokens(key: Array, count: int) -> dict[str, Array]:
-    tokens = jax.random.randint(key, (count, LENGTH + 1), 0, VOCABULARY)
+    tokens = jax.random.randint(key, (count, networks.LENGTH + 1), 0, networks.VOCABULARY)
     return {"x": tokens[:, :-1], "y": tokens[:, 1:]}

@@ -1,9 +1,8 @@
 """The problems of the study: real data, one fixed split, a new network and new batches per seed."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,7 @@ NUM_TRAIN, NUM_VALID, NUM_TEST = 1000, 5000, 5000
 BATCH_SIZE = 50
 
 
-@dataclasses.dataclass(frozen=True)
-class StudyProblem:
+class StudyProblem(NamedTuple):
     """A bilevel problem with everything that a run of it needs."""
 
     problem: dj.Problem

@@ -5,11 +5,12 @@ import pytest
 
 import drmad_jax as dj
 from drmad_jax.experiments import config as configs
-from drmad_jax.experiments.data.augmentations import STRENGTHS, _hole, _warp, augment
+from drmad_jax.experiments.data.augmentations import _hole, _warp, augment
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.tasks import augmentation, make_task
 from drmad_jax.experiments.tasks.augmentation import AugmentationConfig
 
+STRENGTHS = ("shift", "rotation", "zoom", "contrast", "brightness", "noise", "cutout")
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).uniform(size=(3, 9, 9, 2)).astype(np.float32)
 

@@ -57,7 +57,7 @@ def test_is_training_with_both_online_optimizers(tiny):
 def test_validation_examples_are_not_trained_on(tiny):
     _, task = make(tiny)
     inputs = task.sample(jax.random.key(0), task.load_data())
-    both = [inputs.inner_batches.training.data, inputs.inner_batches.validation.data]
+    both = [batches.data for batches in inputs.inner_batches.args[0]]
     training, validation = (np.asarray(split.images).reshape(30, -1) for split in both)
     assert not (training[:, None] == validation).all(axis=-1).any()
     np.testing.assert_array_equal(inputs.outer_batch.images, both[1].images)

@@ -69,7 +69,9 @@ class Factory:
         if not isinstance(table, Mapping):
             raise ValueError(f"expected a table, got {describe(table)}")
         choices = cls.makers() if is_argument else cls.choices()
-        name = _Named.model_validate({k: v for k, v in table.items() if k == "name"}).name
+        name = table.get("name")
+        if not isinstance(name, str):
+            refuse("name", "missing" if name is None else "string_type", name)
         if name not in choices:
             refuse("name", f"unknown name {name!r}; {suggest(name, choices)}")
         options = {key: value for key, value in table.items() if key != "name"}
@@ -102,7 +104,6 @@ class Factory:
         return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
 
 
-@dataclasses.dataclass(frozen=True)
 class Optimizer(Factory):
     """A section naming an optax optimizer, such as `name = "adam"` and `learning_rate = 0.3`."""
 
@@ -112,7 +113,6 @@ class Optimizer(Factory):
         return {name: value for name, value in vars(optax).items() if _is_optimizer(name, value)}
 
 
-@dataclasses.dataclass(frozen=True)
 class Method(Factory):
     """A section naming a hypergradient method of drmad_jax, such as `name = "drmad"`."""
 
@@ -126,10 +126,6 @@ class Method(Factory):
     def makers(cls) -> dict[str, Callable[..., Any]]:
         """The methods, such as that of `truncated`, and those of `_ARGUMENTS`."""
         return cls.choices() | {name: getattr(dj, name) for name in _ARGUMENTS}
-
-
-class _Named(Section):
-    name: str
 
 
 class _Arguments(Section):

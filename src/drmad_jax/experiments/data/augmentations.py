@@ -5,25 +5,16 @@ goes: so a changed image has a derivative in them, at the same draw.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from drmad_jax import transforms
 
-# What a strength of 1 means; each image draws its own change, evenly between both directions.
-STRENGTHS = {
-    "shift": "share of the side",
-    "rotation": "radians",
-    "zoom": "log of the factor",
-    "contrast": "log of the factor",
-    "brightness": "intensity",
-    "noise": "standard deviation",
-    "cutout": "share of the side",
-}
 # Strengths lie between 0 and 1, tuning moves their logits.
 STRENGTH_TRANSFORM = transforms.sigmoid()
 _GEOMETRY = ("shift", "rotation", "zoom")
@@ -43,8 +34,11 @@ def augment(
     Args:
         key: Key of the draw.
         images: Intensities.
-        strengths: Largest change by name, scalars from 0 in the units of `STRENGTHS`; for noise the
-            standard deviation, for cutout the side of the hole. What is missing is left out.
+        strengths: Largest change by name, scalars from 0, of which each image draws its own, evenly
+            between both directions: "shift" and the side of the hole of "cutout" in shares of the
+            image's side, "rotation" in radians, "zoom" and "contrast" as logs of a factor,
+            "brightness" in intensities, "noise" as its standard deviation. What is missing is left
+            out.
 
     Returns:
         Images of the same shape. Intensities may leave their range by brightness and noise.
@@ -64,9 +58,7 @@ def augment(
     if "noise" in strengths:
         images = images + strengths["noise"] * jax.random.normal(noise_key, images.shape)
     if "cutout" in strengths:
-        images = images * (
-            1 - _hole((images.shape[1], images.shape[2]), draws[6:], strengths["cutout"])
-        )
+        images = images * (1 - _hole(images.shape[1:3], draws[6:], strengths["cutout"]))
     return images
 
 
@@ -83,39 +75,14 @@ def _warp(
     rows = rows - height * shift[0][:, None, None]
     columns = columns - width * shift[1][:, None, None]
     cosine, sine = ((f(angle) / factor)[:, None, None] for f in (jnp.cos, jnp.sin))
-    return _bilinear(
-        images,
-        cosine * rows - sine * columns + (height - 1) / 2,
-        sine * rows + cosine * columns + (width - 1) / 2,
-    )
-
-
-def _bilinear(
-    images: Float[Array | np.ndarray, "n h w c"],
-    rows: Float[Array, "n h w"],
-    columns: Float[Array, "n h w"],
-) -> Float[Array, "n h w c"]:
-    """Values at places between pixels, 0 outside."""
-    count, height, width, channels = images.shape
-    # A black border takes in whatever lies outside.
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(count, -1, channels)
-    rows, columns = jnp.clip(rows + 1, 0, height + 1), jnp.clip(columns + 1, 0, width + 1)
-    top = jnp.minimum(jnp.floor(rows), height)
-    left = jnp.minimum(jnp.floor(columns), width)
-    down, right = (rows - top)[..., None], (columns - left)[..., None]
-    corner = (top * (width + 2) + left).astype(jnp.int32)
-
-    def at(offset: int) -> Float[Array, "n h w c"]:
-        places = (corner + offset).reshape(count, -1, 1)
-        return jnp.take_along_axis(padded, places, axis=1).reshape(images.shape)
-
-    upper = (1 - right) * at(0) + right * at(1)
-    lower = (1 - right) * at(width + 2) + right * at(width + 3)
-    return (1 - down) * upper + down * lower
+    rows, columns = cosine * rows - sine * columns, sine * rows + cosine * columns
+    places = rows + (height - 1) / 2, columns + (width - 1) / 2
+    of_channel = lambda image, *places: map_coordinates(image, places, order=1)
+    return jax.vmap(jax.vmap(of_channel, (-1, None, None), -1))(images, *places)
 
 
 def _hole(
-    shape: tuple[int, int], centre: Float[Array, "2 n"], side: Float[Array, ""]
+    shape: Sequence[int], centre: Float[Array, "2 n"], side: Float[Array, ""]
 ) -> Float[Array, "n h w 1"]:
     """The share of each pixel's area that lies in a square hole."""
 

@@ -1,11 +1,9 @@
 """Satellite images with clouds and their shadows, made up: terrain, fractal clouds, a low sun."""
 
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Int32
 
-from drmad_jax.experiments.data.datasets import Splits
+from drmad_jax.experiments.data.datasets import Images, Splits
 
 CLASSES = ("clear", "shadow", "cloud")
 BANDS = ("blue", "green", "red", "near_infrared")
@@ -25,18 +23,6 @@ _CLOUD = np.array([0.74, 0.73, 0.72, 0.76])
 _VISIBLE = 0.35
 
 
-class Patches(NamedTuple):
-    """Labelled pieces of scenes.
-
-    Attributes:
-        images: Reflectances of blue, green, red and near infrared, about 0 to 1.
-        labels: 0 clear, 1 cloud shadow, 2 cloud, -1 for pixels without a value.
-    """
-
-    images: Float32[np.ndarray, "n h w 4"]
-    labels: Int32[np.ndarray, "n h w"]
-
-
 def make_splits(size: int, *, num_train: int, num_test: int) -> Splits:
     """Makes patches up, each a scene of its own; the same ones at every call.
 
@@ -46,7 +32,7 @@ def make_splits(size: int, *, num_train: int, num_test: int) -> Splits:
         num_test: Patches to test with.
 
     Returns:
-        Both splits.
+        Both splits: reflectances of `BANDS`, about 0 to 1; each pixel's class by its number.
     """
     return Splits(
         _make_patches(np.random.default_rng([0, size]), size, num_train),
@@ -80,18 +66,16 @@ def make_scene(
     shade = np.roll(opacity, (row, column), (0, 1))[inside, inside]
     lit = ground * (1 - _SHADE * shade[..., None])
     white = _CLOUD * brightness[inside, inside, None]
-    image = (1 - cloud[..., None]) * (lit + _HAZE * rng.uniform(0.5, 1.5)) + cloud[
-        ..., None
-    ] * white
+    cover = cloud[..., None]
+    image = (1 - cover) * (lit + _HAZE * rng.uniform(0.5, 1.5)) + cover * white
     image = np.clip(image + rng.normal(0, 0.006, image.shape), 0, 1.2)
     labels = np.where(cloud > _VISIBLE, 2, np.where(shade > _VISIBLE, 1, 0))
     return image, labels.astype(np.int32)
 
 
-def _make_patches(rng: np.random.Generator, size: int, count: int) -> Patches:
-    scenes = [make_scene(rng, size) for _ in range(count)]
-    images = np.array([image for image, _ in scenes], np.float32)
-    return Patches(images, np.array([labels for _, labels in scenes]))
+def _make_patches(rng: np.random.Generator, size: int, count: int) -> Images:
+    images, labels = zip(*(make_scene(rng, size) for _ in range(count)), strict=True)
+    return Images(np.array(images, np.float32), np.array(labels))
 
 
 def _terrain(rng: np.random.Generator, size: int, azimuth: float) -> Float[np.ndarray, "s s 4"]:

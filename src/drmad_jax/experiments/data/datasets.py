@@ -1,7 +1,6 @@
 """Data sets as plain arrays: bundled with scikit-learn, or prepared by TensorFlow Datasets."""
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib
 import os
@@ -23,11 +22,11 @@ class Images(NamedTuple):
 
     Attributes:
         images: Intensities from 0 to 1, shape (N, H, W, channels).
-        labels: Class numbers from 0, shape (N,).
+        labels: Class numbers from 0, shape (N,), or (N, H, W) for labels of pixels.
     """
 
     images: Float32[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"]
+    labels: Int32[np.ndarray, "n *pixels"]
 
 
 class Splits(NamedTuple):
@@ -37,8 +36,7 @@ class Splits(NamedTuple):
     test: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetSpec:
+class DatasetSpec(NamedTuple):
     """What is known of a data set without reading it.
 
     Attributes:
@@ -192,8 +190,11 @@ def _load(name: str, split: Split, num_examples: int) -> tuple[np.ndarray, np.nd
     cached = cache_dir() / f"{name}-{folder.name}-{split}-{_fingerprint(folder)}.npz"
     arrays = _read_cache(cached)
     if arrays is None or len(arrays[1]) < num_examples:
-        arrays = _decode(name, split, num_examples)
-        _write_cache(cached, *arrays)
+        arrays = images, labels = _decode(name, split, num_examples)
+        # A cache that cannot be written costs seconds, not the run.
+        with contextlib.suppress(OSError):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cached, lambda file: np.savez(file, images=images, labels=labels))
     return *arrays, 255.0
 
 
@@ -240,10 +241,3 @@ def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
             return arrays["images"], arrays["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-
-
-def _write_cache(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    # A cache that cannot be written costs seconds, not the run.
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez(file, images=images, labels=labels))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drmad_jax.experiments.data.clouds import NO_VALUE, Patches
-from drmad_jax.experiments.data.datasets import Splits
+from drmad_jax.experiments.data.clouds import NO_VALUE
+from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.errors import DatasetError
 
 MASK_SUFFIX = "_ReferenceMask"
@@ -49,19 +49,16 @@ def load_splits(folder: Path, size: int, *, num_train: int, num_test: int) -> Sp
     )
 
 
-def _load_patches(scenes: Sequence[Path], size: int, count: int) -> Patches:
+def _load_patches(scenes: Sequence[Path], size: int, count: int) -> Images:
     """As many patches from each scene, but for a remainder."""
-    images, labels = [], []
+    found = []
     for index, scene in enumerate(scenes):
-        wanted = (count - len(images)) // (len(scenes) - index)
-        for image, label in _patches(scene, size, wanted):
-            images.append(image)
-            labels.append(label)
-    if len(images) < count:
+        found += _patches(scene, size, (count - len(found)) // (len(scenes) - index))
+    if len(found) < count:
         raise DatasetError(
-            f"{scenes[0].parent}: {count} patches of {size} pixels asked for, {len(images)} there"
+            f"{scenes[0].parent}: {count} patches of {size} pixels asked for, {len(found)} there"
         )
-    return Patches(np.stack(images), np.stack(labels))
+    return Images(*map(np.stack, zip(*found, strict=True)))
 
 
 def _patches(scene: Path, size: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -25,17 +24,8 @@ NUM_DRAWINGS = 20
 IMAGE_SIZE = 105
 _FILE = "omniglot_bool105.npz"
 
-
-class Drawings(NamedTuple):
-    """One alphabet.
-
-    Attributes:
-        name: The alphabet.
-        images: Share of each pixel that is ink, shape (characters, drawings, H, W).
-    """
-
-    name: str
-    images: Float32[np.ndarray, "characters drawings h w"]
+# Share of each pixel that is ink.
+Drawings = Float32[np.ndarray, "characters drawings h w"]
 
 
 def load_alphabets(names: tuple[str, ...], image_size: int) -> list[Drawings]:
@@ -49,17 +39,14 @@ def load_alphabets(names: tuple[str, ...], image_size: int) -> list[Drawings]:
         image_size: Pixels along each side, to which the 105 are averaged.
 
     Returns:
-        The alphabets, in the order of `names`.
+        One array for each alphabet, in the order of `names`.
 
     Raises:
         DatasetError: If the data is not there, or not what it should be.
     """
     ink = _load()
     ends = dict(zip(ALPHABETS, np.cumsum(list(ALPHABETS.values())), strict=True))
-    return [
-        Drawings(name, average(ink[ends[name] - ALPHABETS[name] : ends[name]], image_size))
-        for name in names
-    ]
+    return [average(ink[ends[name] - ALPHABETS[name] : ends[name]], image_size) for name in names]
 
 
 def average(images: Bool[np.ndarray, "*n h w"], size: int) -> Float32[np.ndarray, "*n s s"]:

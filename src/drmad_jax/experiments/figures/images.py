@@ -8,14 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from drmad_jax.experiments.figures.style import (
-    COLOR_MAP,
-    COLUMN_WIDTH,
-    DIVERGING_MAP,
-    bare,
-    new_figure,
-    panel,
-)
+from drmad_jax.experiments.figures import style
 
 _GAPS = 0.01, 0.02
 
@@ -30,9 +23,9 @@ def image(values: Float[np.ndarray, "h w"], *, label: str) -> Figure:
     Returns:
         A figure.
     """
-    figure, axes = panel(2.7)
-    shown = axes.imshow(values, cmap=COLOR_MAP, interpolation="nearest")
-    bare(axes)
+    figure, axes = style.panel(2.7)
+    shown = axes.imshow(values, cmap=style.COLOR_MAP, interpolation="nearest")
+    style.bare(axes)
     figure.colorbar(shown, ax=axes, label=label)
     return figure
 
@@ -50,11 +43,11 @@ def images_by_class(images: Float[np.ndarray, "classes k h w"]) -> Figure:
     num_classes, per_class = images.shape[:2]
     columns = min(num_classes, 5) if per_class == 1 else num_classes
     rows = -(-num_classes // columns) * per_class
-    height = COLUMN_WIDTH * (rows / columns) + (0.2 * rows if per_class == 1 else 0.2) + 0.45
-    figure = new_figure(height, gaps=_GAPS)
+    height = style.COLUMN_WIDTH * (rows / columns) + (0.2 * rows if per_class == 1 else 0.2) + 0.45
+    figure = style.new_figure(height, gaps=_GAPS)
     panels = figure.subplots(rows, columns, squeeze=False)
     limit = max(float(np.abs(images).max()), 1e-6)
-    colors = ScalarMappable(Normalize(-limit, limit), DIVERGING_MAP)
+    colors = ScalarMappable(Normalize(-limit, limit), style.DIVERGING_MAP)
     for axes in panels.flat:
         axes.set_axis_off()
     for number, (label, k) in enumerate(np.ndindex(num_classes, per_class)):
@@ -77,7 +70,7 @@ def image_rows(rows: Mapping[str, Float[np.ndarray, "n h w c"]]) -> Figure:
         A figure.
     """
     count = len(next(iter(rows.values())))
-    figure = new_figure(len(rows) * (COLUMN_WIDTH / count + 0.18), gaps=_GAPS)
+    figure = style.new_figure(len(rows) * (style.COLUMN_WIDTH / count + 0.18), gaps=_GAPS)
     panels = figure.subplots(len(rows), count, squeeze=False)
     for line, (name, images) in zip(panels, rows.items(), strict=True):
         line[0].set_title(name, loc="left", fontsize=8, pad=2)

@@ -4,7 +4,6 @@ Matplotlib's object-oriented interface throughout: no state is shared with whoev
 """
 
 import io
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -83,18 +82,3 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, dpi=DPI)
     return buffer.getvalue()
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as a PNG file.
-
-    Args:
-        figure: The figure.
-        path: The file, whose folder is made if needed.
-
-    Returns:
-        The file.
-    """
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(png(figure))
-    return path

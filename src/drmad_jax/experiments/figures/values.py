@@ -79,6 +79,5 @@ def changes(start: float, values: Mapping[str, float], *, label: str) -> Figure:
     axes.plot(list(values.values()), rows, "o", color=BLUE)
     axes.axvline(start, color=ORANGE, linestyle="--", linewidth=1)
     axes.set_yticks(rows, list(values))
-    axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.set_xlabel(f"{label} (dashed: start)")
+    axes.set(ylim=(len(values) - 0.5, -0.5), xlabel=f"{label} (dashed: start)")
     return figure

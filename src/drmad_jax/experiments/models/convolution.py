@@ -3,33 +3,30 @@
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def convolve(
-    images: Float[Array, "n h w c"],
-    kernel: Float[Array, "rows columns c features"],
-    *arguments: Any,
-    **options: Any,
-) -> Float[Array, "n p q features"]:
-    """A convolution in the way that is fast here: `by_patches` on CPUs, XLA's own elsewhere.
-
-    For `flax.linen.Conv(..., conv_general_dilated=convolve)`.
+def conv(channels: int, size: int, *, stride: int = 1, name: str, **options: Any) -> nn.Conv:
+    """A convolution that is fast here: `by_patches` on CPUs, by XLA's own way elsewhere.
 
     Args:
-        images: What is convolved.
-        kernel: Weights.
-        arguments: As `jax.lax.conv_general_dilated`'s.
-        options: As `jax.lax.conv_general_dilated`'s.
+        channels: Output channels.
+        size: Side of the kernels.
+        stride: Steps between outputs, along both sides.
+        name: Name of the layer.
+        options: As `flax.linen.Conv`'s.
 
     Returns:
-        The same as `jax.lax.conv_general_dilated`, up to rounding.
+        The layer.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    function = by_patches if on_cpu else jax.lax.conv_general_dilated
-    return function(images, kernel, *arguments, **options)
+    here = by_patches if jax.default_backend() == "cpu" else None
+    sides, strides = (size, size), (stride, stride)
+    return nn.Conv(
+        channels, sides, strides=strides, name=name, conv_general_dilated=here, **options
+    )
 
 
 def by_patches(

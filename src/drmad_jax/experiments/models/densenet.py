@@ -1,6 +1,5 @@
 """DenseNet (Huang et al. 2017): layers that see the outputs of all layers before them."""
 
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from drmad_jax.experiments.config.models import DenseNetConfig
-from drmad_jax.experiments.models.convolution import convolve
+from drmad_jax.experiments.models.convolution import conv
 
 NUM_BLOCKS = 3
 
@@ -41,29 +40,21 @@ class DenseNet(nn.Module):
         def activate(inputs: Array, name: str) -> Array:
             return nn.relu(nn.BatchNorm(not train, momentum=0.9, name=name)(inputs))
 
-        def conv(inputs: Array, name: str, channels: int, size: int = 3, stride: int = 1) -> Array:
-            layer = nn.Conv(
-                channels,
-                (size, size),
-                strides=(stride, stride),
-                use_bias=False,
-                kernel_init=nn.initializers.he_normal(),
-                name=name,
-                conv_general_dilated=convolve,
-            )
-            return layer(inputs)
-
+        he = {"use_bias": False, "kernel_init": nn.initializers.he_normal()}
         drop = self._dropout(images.shape) if train and self.config.dropout > 0 else lambda x: x
-        features = conv(images, "stem", self.config.stem_channels, stride=self.config.stem_stride)
+        stem = conv(self.config.stem_channels, 3, stride=self.config.stem_stride, name="stem", **he)
+        features = stem(images)
         for block in range(NUM_BLOCKS):
             if block > 0:
                 name = f"transition_{block - 1}"
                 features = activate(features, f"{name}_norm")
-                features = drop(conv(features, name, features.shape[-1], size=1))
-                features = _halve(features)
+                features = drop(conv(features.shape[-1], 1, name=name, **he)(features))
+                # The last row or column of an odd number is left out.
+                features = nn.avg_pool(features, (2, 2), (2, 2))
             for layer in range(self.layers_per_block):
                 new = activate(features, f"block_{block}_norm_{layer}")
-                new = drop(conv(new, f"block_{block}_conv_{layer}", self.config.growth))
+                name = f"block_{block}_conv_{layer}"
+                new = drop(conv(self.config.growth, 3, name=name, **he)(new))
                 features = jnp.concatenate([features, new], axis=-1)
         features = jnp.mean(activate(features, "head_norm"), axis=(1, 2))
         return nn.Dense(self.num_classes, name="head")(features)
@@ -72,15 +63,14 @@ class DenseNet(nn.Module):
         """Drops some of one layer's outputs after the other, in the order of the layers."""
         count, *sides = images
         height, width = (-(-side // self.config.stem_stride) for side in sides[:2])
-        channels, shapes = self.config.stem_channels, []
+        channels, sizes = self.config.stem_channels, []
         for block in range(NUM_BLOCKS):
             if block > 0:
-                shapes.append((height, width, channels))
+                sizes.append(height * width * channels)
                 height, width = height // 2, width // 2
-            shapes += [(height, width, self.config.growth)] * self.layers_per_block
+            sizes += [height * width * self.config.growth] * self.layers_per_block
             channels += self.config.growth * self.layers_per_block
         # One draw for all: XLA takes half a second on a CPU to compile each.
-        sizes = [math.prod(shape) for shape in shapes]
         share = 1 - self.config.dropout
         kept = jax.random.bernoulli(self.make_rng("dropout"), share, (count, sum(sizes)))
         parts = iter(jnp.split(kept, np.cumsum(sizes)[:-1], axis=1))
@@ -89,11 +79,3 @@ class DenseNet(nn.Module):
             return jnp.where(next(parts).reshape(outputs.shape), outputs / share, 0)
 
         return drop
-
-
-def _halve(images: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-    """Averages over 2 x 2 pixels; the last row or column of an odd number is left out."""
-    count, height, width, channels = images.shape
-    even = images[:, : height // 2 * 2, : width // 2 * 2]
-    blocks = even.reshape(count, height // 2, 2, width // 2, 2, channels)
-    return jnp.mean(blocks, axis=(2, 4))

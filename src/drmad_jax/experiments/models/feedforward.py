@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from drmad_jax.experiments.models.convolution import convolve
+from drmad_jax.experiments.models.convolution import conv
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 
@@ -53,9 +53,6 @@ class ConvNet(nn.Module):
         """The logits of a batch of images; each convolution halves their sides."""
         outputs = images
         for index, width in enumerate(self.channels):
-            size = (self.kernel_size, self.kernel_size)
-            layer = nn.Conv(
-                width, size, strides=(2, 2), name=f"conv_{index}", conv_general_dilated=convolve
-            )
+            layer = conv(width, self.kernel_size, stride=2, name=f"conv_{index}")
             outputs = _ACTIVATIONS[self.activation](layer(outputs))
         return nn.Dense(self.num_classes, name="dense")(outputs.reshape(len(outputs), -1))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from drmad_jax.experiments.config.models import PyramidConfig
-from drmad_jax.experiments.models.convolution import convolve
+from drmad_jax.experiments.models.convolution import conv
 
 
 class PyramidNet(nn.Module):
@@ -27,22 +27,14 @@ class PyramidNet(nn.Module):
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w k"]:
         """The logits of every pixel; sides must be even."""
 
-        def layer(inputs: Array, name: str, *, stride: int = 1, dilation: int = 1) -> Array:
-            conv = nn.Conv(
-                self.config.width,
-                (3, 3),
-                strides=(stride, stride),
-                kernel_dilation=dilation,
-                use_bias=False,
-                name=name,
-                conv_general_dilated=convolve,
-            )
+        def layer(inputs: Array, name: str, **options: int) -> Array:
+            convolve = conv(self.config.width, 3, name=name, use_bias=False, **options)
             normalise = nn.BatchNorm(not train, momentum=0.9, name=f"{name}_norm")
-            return nn.silu(normalise(conv(inputs)))
+            return nn.silu(normalise(convolve(inputs)))
 
         stem = layer(images, "stem")
         half = layer(stem, "down", stride=2)
-        scales = [layer(half, f"scale_{d}", dilation=d) for d in self.config.dilations]
+        scales = [layer(half, f"scale_{d}", kernel_dilation=d) for d in self.config.dilations]
         deep = jnp.concatenate([half, *scales], axis=-1).repeat(2, axis=1).repeat(2, axis=2)
         features = jnp.concatenate([stem, deep], axis=-1)
         return nn.Dense(self.num_classes, name="head")(features)

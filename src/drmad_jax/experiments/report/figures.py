@@ -9,14 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from drmad_jax.experiments.figures.style import (
-    COLORS,
-    COLUMN_WIDTH,
-    GREY,
-    MARKERS,
-    STYLE,
-    new_figure,
-)
+from drmad_jax.experiments.figures import style
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.report.runs import Run, headlines
 
@@ -36,17 +29,16 @@ def courses(runs: Sequence[Run]) -> Figure:
         A figure as wide as two columns.
     """
     lines = [line for run in runs for line in run.metrics]
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style.STYLE):
         names = [name for name in headlines(runs) if all(name in line for line in lines)]
         rows = math.ceil(len(runs) / 4)
-        figure = new_figure(2.4 + 0.16 * rows, width=2 * COLUMN_WIDTH)
+        figure = style.new_figure(2.4 + 0.16 * rows, width=2 * style.COLUMN_WIDTH)
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             label, factor, _ = metric(name)
             for number, run in enumerate(runs):
                 _draw_course(axes, run, number, name, factor)
-            axes.set_xlabel("outer step")
-            axes.set_ylabel(label)
+            axes.set(xlabel="outer step", ylabel=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(axis="y", linewidth=0.3)
         handles = panels[0].get_legend_handles_labels()
@@ -67,14 +59,14 @@ def judged(runs: Sequence[Run]) -> Figure | None:
     names = [name for name in headlines(runs) if any(name in run.judged for run in shown)]
     if not names:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(0.9 + 0.24 * len(shown), width=2 * COLUMN_WIDTH)
+    with matplotlib.rc_context(style.STYLE):
+        figure = style.new_figure(0.9 + 0.24 * len(shown), width=2 * style.COLUMN_WIDTH)
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axes, name in zip(panels, names, strict=True):
             label, factor, _ = metric(name)
             for number, run in enumerate(shown):
                 color, _, marker = _look(runs.index(run))
-                before = {"color": GREY, "marker": "o", "mfc": "white"}
+                before = {"color": style.GREY, "marker": "o", "mfc": "white"}
                 after = {"color": color, "marker": marker, "mfc": color}
                 for when, shift, look in (("before", -0.12, before), ("after", 0.12, after)):
                     found = run.judged.get(name, {}).get(when)
@@ -88,8 +80,8 @@ def judged(runs: Sequence[Run]) -> Figure | None:
 
 def _look(number: int) -> tuple[str, str, str]:
     """Colour, dashes and marker of a run, of which no two runs among 28 share all."""
-    color = "black" if number == 0 else COLORS[(number - 1) % len(COLORS)]
-    return color, _DASHES[number % len(_DASHES)], MARKERS[number % len(MARKERS)]
+    color = "black" if number == 0 else style.COLORS[(number - 1) % len(style.COLORS)]
+    return color, _DASHES[number % len(_DASHES)], style.MARKERS[number % len(style.MARKERS)]
 
 
 def _draw_course(axes: Axes, run: Run, number: int, name: str, factor: float) -> None:

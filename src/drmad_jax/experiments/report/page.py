@@ -2,7 +2,7 @@
 
 import base64
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,18 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         RunFolderError: If there is no run in one of the folders, one cannot be read, or the file
             cannot be written.
     """
-    text = _page(find(folders))
+    experiments = find(folders)
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("drmad_jax.experiments.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    # HTML that needs no other file and no network.
+    text = templates.get_template("page.html").render(
+        experiments=[_experiment(name, runs) for name, runs in experiments.items()],
+        environments=run_tables.environments(experiments),
+    )
     path = folders[0] / PAGE if out is None else out
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,20 +59,6 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error}; choose a file with --out") from error
     return path
-
-
-def _page(experiments: Mapping[str, Sequence[Run]]) -> str:
-    """HTML that needs no other file and no network."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("drmad_jax.experiments.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    return templates.get_template("page.html").render(
-        experiments=[_experiment(name, runs) for name, runs in experiments.items()],
-        environments=run_tables.environments(experiments),
-    )
 
 
 class _Picture(NamedTuple):
@@ -74,6 +71,8 @@ def _experiment(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """The section of one experiment."""
     first, *others = runs
     values = flatten(dump(first.config))
+    known = first.config.model_copy(update={"variant": ""})
+    changes = lambda run: configs.differences(known, run.config.model_copy(update={"variant": ""}))
     tables = [
         judged_tables.results(runs),
         judged_tables.against_first(runs),
@@ -92,7 +91,7 @@ def _experiment(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "tables": [table for table in tables if table is not None],
         "together": [_picture(png(figure), text) for text, figure in together.items() if figure],
         "alone": [(run.label, list(_own_pictures(run))) for run in runs],
-        "changes": [(run.label, _changes(first, run)) for run in others],
+        "changes": [(run.label, changes(run)) for run in others],
         "config": configs.to_toml(first.config),
     }
 
@@ -108,8 +107,3 @@ def _picture(data: bytes, caption: str) -> _Picture:
     (pixels,) = struct.unpack(">I", data[16:20])
     encoded = base64.b64encode(data).decode()
     return _Picture(f"data:image/png;base64,{encoded}", round(96 * pixels / DPI), caption)
-
-
-def _changes(first: Run, run: Run) -> list[str]:
-    lines = configs.differences(first.config, run.config)
-    return [line for line in lines if not line.startswith("variant:")]

@@ -47,14 +47,8 @@ def environments(experiments: Mapping[str, Sequence[Run]]) -> Table | None:
     for (versions, device), runs in found.items():
         names = ", ".join(dict.fromkeys(run.config.label for run in runs))
         days = sorted({run.summary.get("date", "")[:10] for run in runs} - {""})
-        rows.append(
-            [
-                Cell(device),
-                Cell(versions),
-                Cell(" to ".join(dict.fromkeys(days[:1] + days[-1:]))),
-                Cell(names),
-            ]
-        )
+        span = " to ".join(dict.fromkeys(days[:1] + days[-1:]))
+        rows.append([Cell(text) for text in (device, versions, span, names)])
     header = ["device", "versions", "date", "runs"]
     return Table("Versions and hardware", header, rows, num_texts=4)
 

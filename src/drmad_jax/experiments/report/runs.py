@@ -1,10 +1,9 @@
 """Run folders as a report sees them: read once, found in folders of folders, put in order."""
 
 import collections
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.config.variants import BASE
@@ -13,8 +12,7 @@ from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.summary import COMPLETE
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One run folder.
 
     Attributes:
@@ -128,4 +126,4 @@ def _in_order(runs: Iterable[Run]) -> list[Run]:
     ordered = sorted(runs, key=key)
     count = collections.Counter(run.label for run in ordered)
     long = lambda run: f"{run.label} ({Path(*run.folder.parts[-2:])})"
-    return [r if count[r.label] == 1 else dataclasses.replace(r, label=long(r)) for r in ordered]
+    return [r if count[r.label] == 1 else r._replace(label=long(r)) for r in ordered]

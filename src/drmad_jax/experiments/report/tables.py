@@ -48,7 +48,8 @@ class Table(NamedTuple):
     def to_markdown(self) -> str:
         """A table in GitHub's Markdown."""
         rule = ["---"] * self.num_texts + ["---:"] * (len(self.header) - self.num_texts)
-        header, *rows = self._written(_escape_markdown, "**{}**")
+        escape = lambda text: _MARKDOWN.sub(r"\\\1", text).replace("\n", " ")
+        header, *rows = self._written(escape, "**{}**")
         return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
 
     def to_latex(self) -> str:
@@ -80,7 +81,3 @@ class Table(NamedTuple):
 def number(value: float) -> str:
     """A number with four digits, zeros at the end among them."""
     return f"{value:#.4g}".rstrip(".")
-
-
-def _escape_markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ")

@@ -11,7 +11,7 @@ FOLDER = "checkpoints"
 
 
 def checkpoints_of(folder: Path) -> ocp.CheckpointManager:
-    """The last two checkpoints of a run.
+    """The last two checkpoints of a run, each of them written when `save` returns.
 
     Orbax writes beside the final folder and renames, so that a killed write is never picked up;
     the one before is kept all the same.
@@ -24,17 +24,6 @@ def checkpoints_of(folder: Path) -> ocp.CheckpointManager:
     """
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     return ocp.CheckpointManager((folder / FOLDER).absolute(), options=options)
-
-
-def save(checkpoints: ocp.CheckpointManager, step: int, carry: Carry) -> None:
-    """Writes a checkpoint, and returns when it is complete.
-
-    Args:
-        checkpoints: Those of the run.
-        step: Outer steps done so far.
-        carry: What the next step starts from.
-    """
-    checkpoints.save(step, args=ocp.args.StandardSave(carry))  # pyright: ignore
 
 
 def restore(checkpoints: ocp.CheckpointManager, *, like: Carry) -> tuple[int, Carry] | None:

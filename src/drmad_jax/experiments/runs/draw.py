@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from drmad_jax.experiments.errors import RunFolderError
 from drmad_jax.experiments.figures import comparison
-from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, new_figure, save
+from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, new_figure, png
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.checkpoints import FOLDER, checkpoints_of, restore
@@ -35,8 +35,12 @@ def draw(folder: Path) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         is_comparison = (folder / run_folder.COMPARISON).is_file()
         figures = _of_comparison(folder) if is_comparison else _of_run(folder)
-        place = folder / run_folder.FIGURES
-        return [save(figure, place / f"{name}.png") for name, figure in figures.items()]
+        pictures = {name: png(figure) for name, figure in figures.items()}
+    place = folder / run_folder.FIGURES
+    place.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        (place / f"{name}.png").write_bytes(picture)
+    return [place / f"{name}.png" for name in pictures]
 
 
 def _of_run(folder: Path) -> dict[str, Figure]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from tqdm import tqdm
 
@@ -15,16 +16,9 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, RunStopped
 from drmad_jax.experiments.files import write_json
 from drmad_jax.experiments.metrics import REVERSE
-from drmad_jax.experiments.runs import run_folder
-from drmad_jax.experiments.runs.checkpoints import checkpoints_of, restore, save
+from drmad_jax.experiments.runs import outer_step, run_folder
+from drmad_jax.experiments.runs.checkpoints import checkpoints_of, restore
 from drmad_jax.experiments.runs.judge import judge, make_trial
-from drmad_jax.experiments.runs.outer_step import (
-    Carry,
-    init_carry,
-    make_outer_step,
-    outer_key,
-    to_host,
-)
 from drmad_jax.experiments.runs.summary import COMPLETE, summarise
 from drmad_jax.experiments.tasks import make_task
 
@@ -76,26 +70,24 @@ class _Loop:
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder = config, folder
         task = make_task(config)
-        self.carry = init_carry(config, task)
+        self.carry = outer_step.init_carry(config, task)
         self.data = task.load_data()
         self.first = self.carry.hparams
         start = time.perf_counter()
         if config.judge.num_seeds > 0 or config.outer.num_steps == 0:
             self.trial = self._compile(make_trial(config, task), self.first)
         if config.outer.num_steps > 0:
-            self.outer_step = self._compile(make_outer_step(config, task), self.carry)
-            self.certified = self.outer_step
+            self.outer_step = self._compile(outer_step.make_outer_step(config, task), self.carry)
             if config.outer.certify_every:
-                step = make_outer_step(config, task, certify=True)
+                step = outer_step.make_outer_step(config, task, certify=True)
                 self.certified = self._compile(step, self.carry)
         else:
             self.outer_step = lambda carry, key, data: (carry, self.trial(carry.hparams, key, data))
-            self.certified = self.outer_step
         self.compile_seconds = time.perf_counter() - start
 
     def tune(self, progress: bool) -> None:
         """All outer steps still to be done, and the evaluation after the last."""
-        total = self.config.outer.num_steps
+        total, every = self.config.outer.num_steps, self.config.outer.certify_every
         with checkpoints_of(self.folder) as checkpoints:
             first, self.carry = restore(checkpoints, like=self.carry) or (0, self.carry)
             run_folder.keep(self.folder, run_folder.METRICS, first)
@@ -105,11 +97,19 @@ class _Loop:
             bar = tqdm(desc=label, initial=first, total=total, unit="step", disable=not progress)
             with bar:
                 for step in range(first, total):
-                    outer_loss, self.carry = self._step(step)
-                    save(checkpoints, step + 1, self.carry)
-                    bar.set_postfix(outer_loss=f"{outer_loss:.4f}", refresh=False)
+                    certify = every > 0 and step % every == 0
+                    line, carry = self._call(step, self.certified if certify else self.outer_step)
+                    self._keep(line)
+                    self.carry = carry
+                    args = ocp.args.StandardSave(carry)  # pyright: ignore
+                    checkpoints.save(step + 1, args=args)
+                    bar.set_postfix(outer_loss=f"{line['outer_loss']:.4f}", refresh=False)
                     bar.update()
-        self._evaluate(total)
+        # By the same function, whose hypergradient goes unused: compiling another one takes longer
+        # than one more reverse pass.
+        line, _ = self._call(total, self.outer_step)
+        line["finite"] = math.isfinite(line["outer_loss"])
+        self._keep({name: value for name, value in line.items() if name not in REVERSE})
 
     def finish(self, status: str, progress: bool) -> dict[str, Any]:
         """Judges where tuning came to, and writes hyperparameters and summary."""
@@ -125,39 +125,23 @@ class _Loop:
         write_json(self.folder / run_folder.SUMMARY, summary)
         return summary
 
-    def _step(self, step: int) -> tuple[float, Carry]:
-        """One outer step; its metrics are kept even if the run has to stop there."""
-        every = self.config.outer.certify_every
-        certify = every > 0 and step % every == 0
-        line, carry = self._call(step, self.certified if certify else self.outer_step)
-        self._keep(line)
-        return line["outer_loss"], carry
-
-    def _evaluate(self, step: int) -> None:
-        """Judges the final hyperparameters.
-
-        By the same compiled function, whose hypergradient goes unused: compiling another one takes
-        longer than one more reverse pass.
-        """
-        line, _ = self._call(step, self.outer_step)
-        line["finite"] = math.isfinite(line["outer_loss"])
-        self._keep({name: value for name, value in line.items() if name not in REVERSE})
-
     def _keep(self, line: dict[str, Any]) -> None:
+        """Keeps a line of metrics even if the run has to stop there."""
         run_folder.append(self.folder, run_folder.METRICS, line)
         if not line["finite"]:
             raise RunStopped(_why_stopped(self.config, line))
 
-    def _call(self, step: int, call: Callable[..., Any]) -> tuple[dict[str, Any], Carry]:
+    def _call(self, step: int, call: Callable[..., Any]) -> tuple[dict[str, Any], outer_step.Carry]:
         start = time.perf_counter()
-        key = outer_key(self.config, step)
+        key = outer_step.outer_key(self.config, step)
         carry, metrics = jax.block_until_ready(call(self.carry, key, self.data))
         seconds = round(time.perf_counter() - start, 4)
-        return {"step": step, **to_host(metrics), "seconds": seconds}, carry
+        return {"step": step, **outer_step.to_host(metrics), "seconds": seconds}, carry
 
     def _compile(self, function: Callable[..., Any], start: PyTree) -> Callable[..., Any]:
+        key = outer_step.outer_key(self.config, 0)
         try:
-            lowered = jax.jit(function).lower(start, outer_key(self.config, 0), self.data)
+            lowered = jax.jit(function).lower(start, key, self.data)
         except ValueError as error:
             raise ConfigError(f"this configuration cannot be run: {error}") from error
         return lowered.compile()

@@ -59,21 +59,17 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """The kind of device that JAX runs on, how many there are, and the cores beside them."""
+    """The kind of device that JAX runs on, how many there are, and the cores for this process."""
     device = jax.devices()[0]
+    # Not every platform tells of a process.
+    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "platform": device.platform,
         "kind": device.device_kind,
         "count": jax.device_count(),
         "machine": platform.machine(),
-        "cores": _num_cores(),
+        "cores": os.cpu_count() if affinity is None else len(affinity(0)),
     }
-
-
-def _num_cores() -> int | None:
-    """Cores that this process may use; not every platform tells of a process."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return os.cpu_count() if affinity is None else len(affinity(0))
 
 
 def _course(metrics: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Learning how strongly to augment training images and to smooth their labels."""
 
-import dataclasses
 from typing import Annotated, Literal, get_args
 
 import jax
@@ -46,7 +45,6 @@ class AugmentationConfig(TaskConfig):
 
 
 @task(AugmentationConfig, data=ImagesConfig, model=[ConvConfig])
-@dataclasses.dataclass(frozen=True)
 class AugmentationTask(ClassifierTask[AugmentationConfig, ConvConfig]):
     """Trains a convolutional network on augmented images, judged by plain validation images.
 

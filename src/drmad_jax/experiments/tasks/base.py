@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import jax
 from jaxtyping import Array, Float, PyTree
 from matplotlib.figure import Figure
 
@@ -69,6 +70,12 @@ class Task(abc.ABC, Generic[S, D, M]):
     def project(self) -> Callable[[PyTree], PyTree] | None:
         """Takes hyperparameters back to where they are allowed; `None` where all of them are."""
         return None
+
+    @property
+    def fixed_key(self) -> Array:
+        """The key of what is drawn once, and is the same at every outer step and when judged."""
+        # No outer step and no fresh seed has this number.
+        return jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - 2)
 
     @abc.abstractmethod
     def load_data(self) -> PyTree:

@@ -1,7 +1,6 @@
 """What tasks on labelled images share: data, validation set, network, loss and judging."""
 
 import abc
-import dataclasses
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -20,7 +19,6 @@ E = TypeVar("E")
 Logits = Float[Array, "n classes"]
 
 
-@dataclasses.dataclass(frozen=True)
 class ImageTask(Task[S, D, M]):
     """Trains a network on labelled images; a task replaces what it does in another way."""
 
@@ -45,7 +43,6 @@ class ImageTask(Task[S, D, M]):
         return self.network(params, batch.images, model_state=model_state)
 
 
-@dataclasses.dataclass(frozen=True)
 class ClassifierTask(ImageTask[S, ImagesConfig, M], Generic[S, M]):
     """Trains a classifier, and judges it by its cross entropy."""
 

@@ -1,6 +1,5 @@
 """Learning how to train a network that finds clouds and their shadows in satellite images."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -21,17 +20,9 @@ from drmad_jax.experiments.config.section import a_list
 from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data import clouds, geotiff
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM
-from drmad_jax.experiments.data.clouds import BANDS, CLASSES, Patches
-from drmad_jax.experiments.data.datasets import Splits
-from drmad_jax.experiments.figures.style import (
-    BLUE,
-    COLUMN_WIDTH,
-    GREY,
-    ORANGE,
-    bare,
-    new_figure,
-    panel,
-)
+from drmad_jax.experiments.data.clouds import BANDS, CLASSES
+from drmad_jax.experiments.data.datasets import Images, Splits
+from drmad_jax.experiments.figures import style
 from drmad_jax.experiments.models.network import Network, kernels_of
 from drmad_jax.experiments.models.pyramid import PyramidNet
 from drmad_jax.experiments.tasks import segmentation
@@ -71,7 +62,6 @@ class CloudsTaskConfig(TaskConfig):
 
 
 @task(CloudsTaskConfig, data=CloudsConfig, model=[PyramidConfig])
-@dataclasses.dataclass(frozen=True)
 class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
     """Trains a network that labels pixels clear, shadow or cloud.
 
@@ -120,7 +110,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         @jax.jit
         def trained(hparams, inputs, data):
             state = train_once(self.problem, hparams, inputs, self.config.inner.num_steps)
-            some = Patches(data.test.images[shown], labels[shown])
+            some = Images(data.test.images[shown], labels[shown])
             logits = self.outputs(state.params, hparams, some, model_state=state.model_state)
             return self.evaluate(state, hparams, data), jnp.argmax(logits, -1)
 
@@ -147,7 +137,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         }
 
     def _train_outputs(
-        self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree, key: Array
+        self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree, key: Array
     ) -> tuple[Float[Array, "n h w 3"], PyTree]:
         images = batch.images
         if "augmentation" in hparams:
@@ -161,7 +151,7 @@ class CloudsTask(ImageTask[CloudsTaskConfig, CloudsConfig, PyramidConfig]):
         return sum((jnp.exp(log_l2[k]) * squares[k] for k in squares), jnp.zeros(()))
 
     def _outer_loss(
-        self, params: PyTree, hparams: PyTree, batch: Patches, *, model_state: PyTree
+        self, params: PyTree, hparams: PyTree, batch: Images, *, model_state: PyTree
     ) -> Scalar:
         logits = self.outputs(params, hparams, batch, model_state=model_state)
         if self.task.outer_loss == "soft_iou":
@@ -183,7 +173,7 @@ def _change_bands(
     return images * jnp.exp(strengths["brightness"] * draws) + strengths["noise"] * noise
 
 
-def _criterion(logits: Float[Array, "n h w k"], hparams: PyTree, batch: Patches) -> Scalar:
+def _criterion(logits: Float[Array, "n h w k"], hparams: PyTree, batch: Images) -> Scalar:
     log_weights = hparams.get("class_weights")
     return segmentation.weighted_cross_entropy(logits, batch.labels, log_weights)
 
@@ -222,18 +212,20 @@ def _predictions(
     predicted: Mapping[str, Int[np.ndarray, "n h w"]],
 ) -> Figure:
     """Patches in true colours, and below each the truth and what networks found."""
-    rows = {"true colour": _true_colour(images), "truth": truth, **predicted}
-    side = (COLUMN_WIDTH - 0.65) / len(images)
-    figure = new_figure(len(rows) * (side + 0.03) + 0.25, gaps=(0.012, 0))
+    # Red, green and blue, brightened as for the eye.
+    true_colour = np.clip(1.8 * images[..., 2::-1], 0, 1) ** 0.7
+    rows = {"true colour": true_colour, "truth": truth, **predicted}
+    side = (style.COLUMN_WIDTH - 0.65) / len(images)
+    figure = style.new_figure(len(rows) * (side + 0.03) + 0.25, gaps=(0.012, 0))
     panels = figure.subplots(len(rows), len(images), squeeze=False)
     colors = ListedColormap([_NO_VALUE, *_COLORS])
     for line, (name, row) in zip(panels, rows.items(), strict=True):
         for axes, shown in zip(line, row, strict=True):
             axes.imshow(shown, cmap=colors, vmin=-1, vmax=len(CLASSES) - 1, interpolation="nearest")
-            bare(axes)
+            style.bare(axes)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     handles = [
-        Patch(facecolor=color, edgecolor=GREY, linewidth=0.4, label=name)
+        Patch(facecolor=color, edgecolor=style.GREY, linewidth=0.4, label=name)
         for color, name in zip(_COLORS, CLASSES, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
@@ -242,15 +234,14 @@ def _predictions(
 
 def _bars(values: Mapping[str, Sequence[Any]]) -> Figure:
     """Intersection over union of each class, before and after side by side."""
-    figure, axes = panel(2.0)
+    figure, axes = style.panel(2.0)
     places = np.arange(len(CLASSES))
     for index, (name, row) in enumerate(values.items()):
         at, heights = places + 0.4 * (index - 0.5), [100 * float(value) for value in row]
-        drawn = axes.bar(at, heights, 0.38, color=(GREY, BLUE)[index % 2], label=name)
+        drawn = axes.bar(at, heights, 0.38, color=(style.GREY, style.BLUE)[index % 2], label=name)
         axes.bar_label(drawn, fmt="%.1f", fontsize=7)
     axes.set_xticks(places, CLASSES)
-    axes.set_ylabel("test IoU (%), one run")
-    axes.set_ylim(0, 108)
+    axes.set(ylabel="test IoU (%), one run", ylim=(0, 108))
     figure.legend(loc="outside upper right", frameon=False, ncols=2)
     return figure
 
@@ -260,19 +251,13 @@ def _hyperparameters(
 ) -> Figure:
     """Where every hyperparameter started and where it came to, a panel for each kind."""
     counts = [len(values) for values in before.values()]
-    figure = new_figure(0.5 * len(counts) + 0.16 * sum(counts))
+    figure = style.new_figure(0.5 * len(counts) + 0.16 * sum(counts))
     panels = figure.subplots(len(counts), height_ratios=counts, squeeze=False)[:, 0]
     for axes, (kind, starts) in zip(panels, before.items(), strict=True):
         ends, rows = list(after[kind].values()), range(len(starts))
-        axes.hlines(rows, list(starts.values()), ends, color=BLUE)
-        axes.plot(list(starts.values()), rows, "|", color=ORANGE, markersize=7)
-        axes.plot(ends, rows, "o", color=BLUE)
+        axes.hlines(rows, list(starts.values()), ends, color=style.BLUE)
+        axes.plot(list(starts.values()), rows, "|", color=style.ORANGE, markersize=7)
+        axes.plot(ends, rows, "o", color=style.BLUE)
         axes.set_yticks(rows, list(starts))
-        axes.set_ylim(len(starts) - 0.5, -0.5)
-        axes.set_xlabel(f"{kind} (bar: start)")
+        axes.set(ylim=(len(starts) - 0.5, -0.5), xlabel=f"{kind} (bar: start)")
     return figure
-
-
-def _true_colour(images: Float[np.ndarray, "n h w 4"]) -> Float[np.ndarray, "n h w 3"]:
-    """Red, green and blue, brightened as for the eye."""
-    return np.clip(1.8 * images[..., 2::-1], 0, 1) ** 0.7

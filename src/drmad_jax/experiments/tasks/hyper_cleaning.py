@@ -1,6 +1,5 @@
 """Data hyper-cleaning: a learned weight for each training example (Franceschi et al. 2017)."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple, cast
 
@@ -24,8 +23,6 @@ from drmad_jax.experiments.tasks.base import Inputs, Scalar, Scores, task, train
 from drmad_jax.experiments.tasks.classification import ClassifierTask, Logits, hold_out
 from drmad_jax.experiments.tasks.projections import capped_simplex
 
-# No outer step and no fresh seed has this number.
-_DATA = 2**32 - 2
 # Panels of the figure of examples thrown out.
 _ROWS, _COLUMNS = 3, 6
 
@@ -82,7 +79,6 @@ class CleaningData(NamedTuple):
 
 
 @task(HyperCleaningConfig, data=ImagesConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
     """Trains a classifier on weighted examples, some of them with wrong labels.
 
@@ -115,8 +111,7 @@ class HyperCleaningTask(ClassifierTask[HyperCleaningConfig, MLPConfig]):
     def load_data(self) -> CleaningData:
         """The one split of this seed, its first training labels replaced by other ones."""
         splits = super().load_data()
-        key = jax.random.fold_in(jax.random.key(self.config.seed), _DATA)
-        split_key, label_key = jax.random.split(key)
+        split_key, label_key = jax.random.split(self.fixed_key)
         train, valid = hold_out(split_key, splits.train, self.data.num_valid)
         num_classes = self.dataset.num_classes
         shift = jax.random.randint(label_key, train.labels.shape, 1, num_classes)
@@ -220,9 +215,7 @@ def _weights(values: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> 
         axes.hist(values[chosen], bins=bins, histtype="stepfilled", color=color, alpha=0.25)
         axes.hist(values[chosen], bins=bins, histtype="step", color=color, label=label)
     axes.set_yscale("symlog", linthresh=10)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("learned weight")
-    axes.set_ylabel("examples")
+    axes.set(ylim=(0, None), xlabel="learned weight", ylabel="examples")
     axes.legend(frameon=False)
     return figure
 
@@ -248,10 +241,7 @@ def _precision_recall(
         label = f"found below {threshold:g} ({found.sum()})"
         axes.plot(*point, "o", markersize=5, color=ORANGE, label=label)
     axes.axhline(wrong.mean(), color=GREY, linestyle="--", linewidth=0.8, label="chance")
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("recall of wrong labels")
-    axes.set_ylabel("precision")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall of wrong labels", ylabel="precision")
     axes.legend(frameon=False, loc="lower left")
     return figure
 

@@ -1,6 +1,5 @@
 """Learning L2 penalties, up to one for each input unit or weight (Fu et al. 2016, section 4)."""
 
-import dataclasses
 import math
 from typing import Any, Literal
 
@@ -40,7 +39,6 @@ class L2Config(TaskConfig):
 
 
 @task(L2Config, data=ImagesConfig, model=CLASSIFIERS)
-@dataclasses.dataclass(frozen=True)
 class L2Task(ClassifierTask[L2Config, Any]):
     """Trains a classifier with learned L2 penalties, judged by its validation loss.
 

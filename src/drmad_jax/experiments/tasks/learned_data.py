@@ -1,6 +1,5 @@
 """Learning the training data itself (Maclaurin et al. 2015)."""
 
-import dataclasses
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -25,9 +24,6 @@ from drmad_jax.experiments.tasks.classification import (
     cross_entropy,
     hold_out,
 )
-
-# No outer step and no fresh seed has this number.
-_NOISE = 2**32 - 2
 
 
 class LearnedDataConfig(TaskConfig):
@@ -78,7 +74,6 @@ class RealImages(NamedTuple):
 
 
 @task(LearnedDataConfig, data=ImagesConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
     """Trains a classifier on a few images per class, which are learned pixel by pixel.
 
@@ -117,15 +112,14 @@ class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
     def load_data(self) -> RealImages:
         """The images to draw from with the means of their classes, and the test images."""
         pool, test = super().load_data()
-        is_class = jax.nn.one_hot(pool.labels, self._num_classes)
+        is_class = jax.nn.one_hot(pool.labels, self.dataset.num_classes)
         sums = jnp.einsum("nc,nhwk->chwk", is_class, pool.images)
         return RealImages(pool, sums / is_class.sum(axis=0)[:, None, None, None], test)
 
     def init_hparams(self) -> dict[str, Array]:
         """Nothing learned yet, but for noise that tells the images of one class apart."""
-        shape = (self._num_classes, self.task.images_per_class, *self.dataset.image_shape)
-        key = jax.random.fold_in(jax.random.key(self.config.seed), _NOISE)
-        return {"images": self.task.noise * jax.random.normal(key, shape)}
+        shape = (self.dataset.num_classes, self.task.images_per_class, *self.dataset.image_shape)
+        return {"images": self.task.noise * jax.random.normal(self.fixed_key, shape)}
 
     def sample(self, key: Array, data: RealImages) -> Inputs:
         """New initial weights, and a new validation set of real images."""
@@ -134,11 +128,13 @@ class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
         params, _ = self.network.init(params_key, data.means)
         per_class = self.task.images_per_class
         if self.task.start == "real":
-            rows = draw_per_class(start_key, jnp.asarray(rest.labels), self._num_classes, per_class)
+            rows = draw_per_class(
+                start_key, jnp.asarray(rest.labels), self.dataset.num_classes, per_class
+            )
             start = rest.images[rows]
         else:
             start = self._start(data)
-        labels = jnp.repeat(jnp.arange(self._num_classes, dtype=jnp.int32), per_class)
+        labels = jnp.repeat(jnp.arange(self.dataset.num_classes, dtype=jnp.int32), per_class)
         examples = Learnable(_flat(start), labels, jnp.arange(self._num_learned))
         batches = inner_batches(examples, self.config.inner.batch_size, batch_key)
         return Inputs(params, batches, valid, key=run_key)
@@ -149,12 +145,8 @@ class LearnedDataTask(ClassifierTask[LearnedDataConfig, MLPConfig]):
         return {"learned_images": images.images_by_class(learned.mean(axis=-1))}
 
     @property
-    def _num_classes(self) -> int:
-        return self.dataset.num_classes
-
-    @property
     def _num_learned(self) -> int:
-        return self._num_classes * self.task.images_per_class
+        return self.dataset.num_classes * self.task.images_per_class
 
     def _start(self, data: RealImages) -> Float[Array, "classes k h w c"]:
         """What is learned begins as a black image, or as the mean of its class."""

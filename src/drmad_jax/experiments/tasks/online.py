@@ -60,21 +60,7 @@ class Pair(NamedTuple):
     validation: Any
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PairedBatches:
-    """A training batch and a validation batch at each step."""
-
-    training: dj.Minibatches
-    validation: dj.Minibatches
-
-    def __call__(self, step: Int[Array, ""] | int) -> Pair:
-        """Both batches of one step."""
-        return Pair(self.training(step), self.validation(step))
-
-
 @task(OnlineConfig, data=ImagesConfig, model=CLASSIFIERS)
-@dataclasses.dataclass(frozen=True)
 class OnlineTask(ClassifierTask[OnlineConfig, Any]):
     """Trains a classifier once, by an optimizer that learns from validation batches as it goes.
 
@@ -105,7 +91,8 @@ class OnlineTask(ClassifierTask[OnlineConfig, Any]):
         _, _, batch_key, _ = jax.random.split(key, 4)
         size = self.config.inner.batch_size
         valid = dj.minibatches(inputs.outer_batch, size, jax.random.fold_in(batch_key, 1))
-        return inputs._replace(inner_batches=PairedBatches(inputs.inner_batches, valid))
+        both = jax.tree_util.Partial(_batches_of_step, Pair(inputs.inner_batches, valid))
+        return inputs._replace(inner_batches=both)
 
     def outputs(
         self, params: Pair, hparams: PyTree, batch: Images, *, model_state: PyTree = None
@@ -160,6 +147,10 @@ class OnlineTask(ClassifierTask[OnlineConfig, Any]):
         )
         loss = loss + cross_entropy(validation, hparams, batch.validation)
         return (loss, new_state) if self.network.has_state else loss
+
+
+def _batches_of_step(batches: Pair, step: Int[Array, ""] | int) -> Pair:
+    return Pair(batches.training(step), batches.validation(step))
 
 
 def _for_pairs(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -1,10 +1,9 @@
 """Learning how much alphabets share of their networks' weights (Maclaurin et al. 2015)."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +49,6 @@ class SharingConfig(TaskConfig):
 
 
 @task(SharingConfig, data=AlphabetsConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
     """Trains a network for each alphabet, with weights that are learned mixtures of each other's.
 
@@ -81,8 +79,7 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         loaded = load_alphabets(self.data.alphabets, self.data.image_size)
         alphabets = [_shuffled(alphabet) for alphabet in loaded]
         if self.data.rotated:
-            turn = lambda images: np.rot90(images, axes=(2, 3))
-            alphabets += [each._replace(images=turn(each.images)) for each in alphabets]
+            alphabets += [np.rot90(alphabet, axes=(2, 3)) for alphabet in alphabets]
         num_train = self.data.num_train + self.data.num_valid
         drawings = _stack(alphabets)[: num_train + self.data.num_test]
         mean = drawings[:num_train, self._present].mean(axis=(0, 1))
@@ -92,7 +89,9 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
         """Every layer's matrix at its correlation."""
         start, layers = self.task.initial_sharing, self._layers
         start = start if isinstance(start, tuple) else (start,) * len(layers)
-        return {layer: self._matrix(c) for layer, c in zip(layers, start, strict=True)}
+        count = len(self._names)
+        matrix = lambda c: (1 - c) * jnp.eye(count) + c / count
+        return {layer: matrix(c) for layer, c in zip(layers, start, strict=True)}
 
     def sample(self, key: Array, data: Splits) -> Inputs:
         """For each character a new choice of drawings to hold out; new weights."""
@@ -152,10 +151,6 @@ class SharingTask(Task[SharingConfig, AlphabetsConfig, MLPConfig]):
     def _layers(self) -> list[str]:
         return [f"dense_{i}" for i in range(len(self.model.hidden) + 1)]
 
-    def _matrix(self, correlation: float) -> Float[Array, "alphabets alphabets"]:
-        count = len(self._names)
-        return (1 - correlation) * jnp.eye(count) + correlation / count
-
     def _predict(
         self, params: PyTree, hparams: PyTree, batch: Batch
     ) -> Float[Array, "drawings alphabets characters classes"]:
@@ -203,22 +198,16 @@ def _shuffled(alphabet: Drawings) -> Drawings:
 
     As published: the drawings to test on are by the same people as the others.
     """
-    order = np.random.default_rng(0).random(alphabet.images.shape[:2]).argsort(axis=1)
-    return alphabet._replace(
-        images=np.take_along_axis(alphabet.images, order[..., None, None], axis=1)
-    )
+    order = np.random.default_rng(0).random(alphabet.shape[:2]).argsort(axis=1)
+    return np.take_along_axis(alphabet, order[..., None, None], axis=1)
 
 
 def _stack(alphabets: list[Drawings]) -> Float[np.ndarray, "drawings alphabets characters pixels"]:
     """One array, with blank characters where an alphabet has fewer than another."""
-    most = max(len(alphabet.images) for alphabet in alphabets)
-
-    def padded(images: Any) -> np.ndarray:
-        flat = images.reshape(*images.shape[:2], -1)
-        return np.pad(flat, ((0, most - len(flat)), (0, 0), (0, 0)))
-
-    by_alphabet = np.stack([padded(alphabet.images) for alphabet in alphabets])
-    return np.moveaxis(by_alphabet, 2, 0)
+    most = max(map(len, alphabets))
+    pad = lambda images: np.pad(images, ((0, most - len(images)), (0, 0), (0, 0), (0, 0)))
+    padded = np.moveaxis(np.stack([pad(alphabet) for alphabet in alphabets]), 2, 0)
+    return padded.reshape(*padded.shape[:3], -1)
 
 
 def _correlations(matrices: Mapping[str, Float[np.ndarray, "a a"]], names: Sequence[str]) -> Figure:

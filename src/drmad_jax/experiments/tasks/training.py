@@ -1,6 +1,5 @@
 """Learning how to train: schedules of rates, scales of initial weights (Maclaurin et al. 2015)."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
@@ -63,7 +62,6 @@ class TrainingConfig(TaskConfig):
 
 
 @task(TrainingConfig, data=ImagesConfig, model=[MLPConfig])
-@dataclasses.dataclass(frozen=True)
 class TrainingTask(ClassifierTask[TrainingConfig, MLPConfig]):
     """Trains a perceptron by SGD with learned learning rates, momenta and initial scales.
 
@@ -172,11 +170,10 @@ class TrainingTask(ClassifierTask[TrainingConfig, MLPConfig]):
 
     def _optimizer(self, hparams: PyTree) -> optax.GradientTransformation:
         given = self._start() | hparams
-
-        def schedule(name):
-            return _per_step(_RULES[name].constrain, given[name], self.config.inner.num_steps)
-
-        rates, momenta = schedule("learning_rates"), schedule("momenta")
+        rates, momenta = (
+            _per_step(_RULES[name].constrain, given[name], self.config.inner.num_steps)
+            for name in ("learning_rates", "momenta")
+        )
 
         def learning_rate(step):
             return jax.tree.map(lambda rate, m: rate * (1 - m), rates(step), momenta(step))
@@ -215,8 +212,7 @@ def _schedules(
             each_step = jax.vmap(dj.per_block(jnp.asarray(rates), num_steps))(steps)
             axes.plot(steps, each_step, color=color, label=name.partition("/")[0])
         axes.axhline(start, color=GREY, linestyle="--", linewidth=0.8)
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel(label)
+        axes.set(ylim=(0, None), ylabel=label)
         axes.set_title(_TITLES[kind], loc="left", fontsize=8)
     panels[-1].set_xlabel("training step (dashed: start)")
     if len(values) > 1:
