@@ -231,6 +231,15 @@ def bent(optimizer, steps, gradients, theta, moments, h):
     return np.linalg.norm(each - together) >= LARGEST_APART * np.linalg.norm(each)
 
 
+def terms(there, mixed, summed, inside):
+    """(∂(u, s')/∂λ)ᵀ (W̄, S̄) by name, and through the gradient where it depends on λ."""
+    found = {name: change @ summed for name, change in there.u_h.items()}
+    for name, changes in there.s_h.items():
+        found[name] += sum(change @ x for change, x in zip(changes, inside, strict=False))
+    through = there.u_g * summed + sum(s * x for s, x in zip(there.s_g, inside, strict=True))
+    return found | {name: matrix.T @ through for name, matrix in mixed.items()}
+
+
 def hypergradient(plan, optimizer, theta, h, batches):
     """dE/dλ and dE/dθ_0 by name, the final weights, and each segment's spectrum."""
     theta = np.exp(h["log_scale"]) * theta
@@ -283,14 +292,9 @@ def hypergradient(plan, optimizer, theta, h, batches):
                 batch = derivatives(weights, h, at(batches, t))
                 met = not optimizer.linear and (plan.each_step or is_bent)
                 there = local(t, batch.gradient if met else mean)
-                for name in there.u_h.keys() & h.keys():
-                    grad[name] += share * there.u_h[name] @ summed
-                    for change, x in zip(there.s_h.get(name, []), inside, strict=False):
-                        grad[name] += share * change @ x
-                if plan.each_step:
-                    through = there.u_g * summed
-                    through = through + sum(s * x for s, x in zip(there.s_g, inside, strict=True))
-                    for name, matrix in batch.mixed.items():
-                        grad[name] += share * matrix.T @ through
+                mixed = batch.mixed if plan.each_step else {}
+                for name, term in terms(there, mixed, summed, inside).items():
+                    if name in h:
+                        grad[name] += share * term
     grad["log_scale"] += z @ theta
     return grad, z * np.exp(h["log_scale"]), final, spectra

@@ -13,8 +13,8 @@ from drmad_jax.methods.certificate import certificate
 from drmad_jax.methods.drmad import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.protocol import Certificate, Estimator, Info, Method, resolved
-from drmad_jax.training.run import Run
-from drmad_jax.training.step import Cotangent, init_cotangent
+from drmad_jax.training.run import Run, Start, started
+from drmad_jax.training.step import init_cotangent, outer_cotangent
 
 
 class Hypergradient(NamedTuple):
@@ -96,9 +96,10 @@ def hypergradient(
         model_state: PyTree = None,
         key: Array | None = None,
     ) -> Hypergradient:
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
-        run = _run(problem, num_steps, params, inner_batches, model_state, key)
-        start = _start(run, hparams, params, model_state)
+        hparams, params, run = _run(
+            problem, num_steps, hparams, params, inner_batches, model_state, key
+        )
+        start = started(run, hparams, params, model_state)
         _check_losses(run, start.state, hparams, outer_batch)
         if isinstance(method, Estimator):
             out = _estimate(method, run, start, hparams, outer_batch)
@@ -156,7 +157,9 @@ def certify(
         model_state: PyTree = None,
         key: Array | None = None,
     ) -> Certificate:
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        hparams, params, run = _run(
+            problem, num_steps, hparams, params, inner_batches, model_state, key
+        )
         estimate = check_inexact("estimate", estimate)
         shapes = lambda pytree: jax.tree.map(jnp.shape, pytree)
         if shapes(estimate) != shapes(hparams):
@@ -164,7 +167,6 @@ def certify(
                 f"certify: `estimate` must be like `hparams`, {shapes(hparams)}, got "
                 f"{shapes(estimate)}"
             )
-        run = _run(problem, num_steps, params, inner_batches, model_state, key)
         state = run.start(hparams)
         _check_losses(run, state, hparams, outer_batch)
         return certificate(
@@ -207,8 +209,9 @@ def trained(problem: Problem, *, num_steps: int) -> Callable[..., TrainState]:
         model_state: PyTree = None,
         key: Array | None = None,
     ) -> TrainState:
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
-        run = _run(problem, num_steps, params, inner_batches, model_state, key)
+        hparams, params, run = _run(
+            problem, num_steps, hparams, params, inner_batches, model_state, key
+        )
         return run.train(run.start(hparams), hparams)
 
     return call
@@ -250,8 +253,8 @@ def train(
         )
 
     def begin(hparams, params, inner_batches, model_state, key):
-        run = _run(problem, num_steps, params, inner_batches, model_state, key)
-        return run, _start(run, hparams, params, model_state)
+        _, params, run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
+        return run, started(run, hparams, params, model_state)
 
     def call(
         hparams: PyTree,
@@ -261,8 +264,9 @@ def train(
         model_state: PyTree = None,
         key: Array | None = None,
     ) -> TrainState:
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
-        run = _run(problem, num_steps, params, inner_batches, model_state, key)
+        hparams, params, run = _run(
+            problem, num_steps, hparams, params, inner_batches, model_state, key
+        )
         chosen = resolved(checked, run, run.start(hparams), hparams)
         if chosen.is_native:
             return chosen.forward(run, run.start(hparams), hparams)[0]
@@ -276,7 +280,7 @@ def train(
     return call
 
 
-def _with_rule(method: Method, begin: Callable[..., tuple[Run, "_Start"]]) -> Callable:
+def _with_rule(method: Method, begin: Callable[..., tuple[Run, "Start"]]) -> Callable:
     """Training with the method's way back as its derivative."""
 
     def plain(*inputs):
@@ -336,43 +340,16 @@ def _checked(
     return method
 
 
-def _run(problem: Problem, num_steps: int, params, inner_batches, model_state, key) -> Run:
+def _run(problem, num_steps, hparams, params, inner_batches, model_state, key):
+    """Hyperparameters and weights as arrays, and the run."""
+    hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
     check_batches(inner_batches, num_steps)
     start = lambda hparams: init_state(problem, hparams, params, model_state=model_state)
-    return Run(problem, num_steps, inner_batches, key, start)
-
-
-class _Start(NamedTuple):
-    """The initial state, and the way from its cotangent to what it was made of.
-
-    Attributes:
-        state: The state.
-        pull: `cotangent -> (d_hparams, d_params, d_model_state)`, the first added to the
-            hypergradient so far.
-    """
-
-    state: TrainState
-    pull: Callable[[Cotangent], tuple[PyTree, PyTree, PyTree]]
-
-
-def _start(run: Run, hparams: PyTree, params: PyTree, model_state: PyTree) -> _Start:
-    inexact, rest = tree.partition(model_state)
-
-    def init(hparams, params, inexact):
-        model_state = tree.combine(inexact, rest)
-        return tree.partition(init_state(run.problem, hparams, params, model_state=model_state))
-
-    state, pullback, state_rest = jax.vjp(init, hparams, params, inexact, has_aux=True)
-
-    def pull(cotangent: Cotangent):
-        d_hparams, d_params, d_model_state = pullback(cotangent.state)
-        return tree.add(cotangent.hparams, d_hparams), d_params, d_model_state
-
-    return _Start(tree.combine(state, state_rest), pull)
+    return hparams, params, Run(problem, num_steps, inner_batches, key, start)
 
 
 def _differentiate(
-    method: Method, run: Run, start: _Start, hparams: PyTree, outer_batch: PyTree
+    method: Method, run: Run, start: Start, hparams: PyTree, outer_batch: PyTree
 ) -> Hypergradient:
     """The hypergradient by a method that goes from the final state's cotangent back."""
     outer = lambda h: run.problem.outer(start.state.params, h, outer_batch, start.state.model_state)
@@ -391,7 +368,7 @@ def _differentiate(
 
 
 def _estimate(
-    method: Estimator, run: Run, start: _Start, hparams: PyTree, outer_batch: PyTree
+    method: Estimator, run: Run, start: Start, hparams: PyTree, outer_batch: PyTree
 ) -> Hypergradient:
     """The hypergradient by a method that only asks for the outer losses of whole runs."""
 
@@ -403,24 +380,6 @@ def _estimate(
     value, final, grad, info = method.estimate(evaluate, hparams, key)
     info = info._replace(finite=tree.all_finite((value, grad)))
     return Hypergradient(value, tree.cast_like(grad, hparams), final.params, final, None, info)
-
-
-def outer_cotangent(
-    problem: Problem, final: TrainState, hparams: PyTree, outer_batch: PyTree
-) -> tuple[Float[Array, ""], Cotangent]:
-    """The outer loss, and the cotangent with which the way back starts."""
-    inexact, rest = tree.partition(final.model_state)
-
-    def loss(params, hparams, inexact):
-        return problem.outer(params, hparams, outer_batch, tree.combine(inexact, rest))
-
-    value, (d_params, direct, d_model_state) = jax.value_and_grad(loss, argnums=(0, 1, 2))(
-        final.params, hparams, inexact
-    )
-    cotangent = init_cotangent(
-        final, hparams, params=d_params, model_state=d_model_state, accumulated=direct
-    )
-    return value, cotangent
 
 
 def _check_losses(run: Run, state: TrainState, hparams: PyTree, outer_batch: PyTree) -> None:

@@ -82,5 +82,5 @@ def dot(first: PyTree, second: PyTree) -> Float[Array, ""]:
 
 
 def add_scaled(first: PyTree, scale: Float[Array, ""] | float | int, second: PyTree) -> PyTree:
-    """The sum first + scale · second."""
-    return jax.tree.map(lambda a, b: a + scale * b, first, second)
+    """The sum first + scale · second, in the dtypes of the first."""
+    return jax.tree.map(lambda a, b: a + scale * b.astype(a.dtype), first, second)

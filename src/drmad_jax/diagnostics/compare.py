@@ -80,8 +80,7 @@ def compare(
     check_count("compare", "num_steps", num_steps)
     check_count("compare", "repeats", repeats)
     check_number("compare", "step_size", step_size, above=0.0)
-    if certify is not None:
-        check_count("compare", "certify", certify)
+    worth = _certifier(problem, num_steps, certify)
     methods, exact = _with_reference(methods, checkpointed() if reference is None else reference)
 
     def call(hparams: PyTree, runs: Iterable[Run]) -> Comparison:
@@ -92,17 +91,12 @@ def compare(
         }
         training = _Timed("training", _plain_training(problem, num_steps), repeats)
         three_runs = _Timed("metasmoothness", metasmoothness(problem, num_steps=num_steps), 1)
-        certificate = None
-        if certify is not None:
-            certified = make_certify(problem, num_steps=num_steps, num_directions=certify)
-            certificate = _Timed("certificate", certified, 1)
         found, smoothness = {name: [] for name in methods}, []
         for run in _alike(runs):
             training(hparams, **run)
             for name, function in functions.items():
                 out = function(hparams, **run)
-                worth = None if certificate is None else certificate(out.grad, hparams, **run)
-                found[name].append(_Found.of(out, worth))
+                found[name].append(_Found.of(out, worth(out.grad, hparams, **run)))
             downhill = jax.tree.map(lambda g: -np.sign(g), found[exact][-1].grad)
             smooth = three_runs(hparams, downhill, **run, step_size=step_size)
             smoothness.append(jax.device_get(smooth))
@@ -126,6 +120,15 @@ def compare(
         )
 
     return call
+
+
+def _certifier(problem: Problem, num_steps: int, num_directions: int | None) -> Callable:
+    """What makes certificates of estimates, `None` of each where none are wanted."""
+    if num_directions is None:
+        return lambda *given, **run: None
+    check_count("compare", "certify", num_directions)
+    certify = make_certify(problem, num_steps=num_steps, num_directions=num_directions)
+    return _Timed("certificate", certify, 1)
 
 
 class _Found(NamedTuple):

@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_scalar
-from drmad_jax.hypergradient import outer_cotangent
 from drmad_jax.loops.outer import OuterOptimizer
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.step import outer_cotangent
 from drmad_jax.training.tangents import (
     contract,
     initial_tangents,

@@ -7,7 +7,8 @@ A reverse pass is three independent choices, held by `method.Reverse`:
 - curvature (`training.curvature`): what stands for ∂g/∂w there. The gradient brings it along as its
   own derivative, so that one `jax.vjp` of a training step serves every optimizer.
 - `steps`: which t are visited, and what a visit does (`take`): one reverse step, or a whole segment
-  at once (`segments`, by `lanczos` and the optimizer's mean response, `optimizer_response`).
+  at once (`segments`, by `lanczos` and the optimizer's mean response, `optimizer_response`; the
+  terms of its steps by `inside_segment`).
 
     run, state, hparams ──► path.remember ──► final state, trace
                                                   │  outer loss

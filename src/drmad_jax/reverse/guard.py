@@ -52,8 +52,8 @@ class Guard(NamedTuple):
         """With one more visit, at a position from 0 to 1 on the way of training."""
         part = jnp.minimum((position * NUM_BINS).astype(jnp.int32), NUM_BINS - 1)
         norm, guard = info.cotangent_norm, self
-        if info.curvatures is not None:
-            guard = self._after_segment(info)
+        if info.residual is not None and info.curvatures is not None:
+            guard = self._after_segment(info.residual, info.curvatures)
         return guard._replace(
             latest=norm,
             largest=jnp.maximum(self.largest, norm),
@@ -62,12 +62,12 @@ class Guard(NamedTuple):
             num_visits=self.num_visits + 1,
         )
 
-    def _after_segment(self, info: ReverseInfo) -> "Guard":
-        begin, end = info.curvatures.astype(self.curvature.dtype)
+    def _after_segment(self, residual: Array, curvatures: Array) -> "Guard":
+        begin, end = curvatures.astype(self.curvature.dtype)
         change = jnp.abs(begin - self.curvature) / jnp.maximum(jnp.abs(begin), self.curvature)
         # At the first segment there is nothing to compare with.
         drift = jnp.maximum(self.drift, jnp.nan_to_num(change, nan=0.0))
-        residual = jnp.maximum(self.residual, info.residual.astype(self.residual.dtype))
+        residual = jnp.maximum(self.residual, residual.astype(self.residual.dtype))
         return self._replace(residual=residual, drift=drift, curvature=end)
 
     def info(self, *, of_segments: bool = False) -> Info:

@@ -2,48 +2,25 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import subjaxprs
-from jax.interpreters import partial_eval
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from drmad_jax import tree
-from drmad_jax._checks.unused import used_leaves
 from drmad_jax.problem import CompositeLoss, Problem, TrainState
-from drmad_jax.reverse.lanczos import Flow, positive_flow
+from drmad_jax.reverse.inside_segment import EACH, Segment
+from drmad_jax.reverse.lanczos import positive_flow
 from drmad_jax.reverse.optimizer_fit import misfit
-from drmad_jax.reverse.optimizer_response import (
-    Memory,
-    Response,
-    Transposed,
-    Update,
-    geometric_limit,
-    mean_response,
-    memory,
-    transposed_update,
-)
+from drmad_jax.reverse.optimizer_response import geometric_limit
 from drmad_jax.reverse.paths.base import At
 from drmad_jax.reverse.steps import ReverseSteps, Spacing, Visits, middles, stretches
-from drmad_jax.training.curvature import Curvature, curvature_operator, inner_gradient
+from drmad_jax.training.curvature import Curvature, curvature_operator
 from drmad_jax.training.run import Run
-from drmad_jax.training.step import Cotangent, ReverseInfo, optimizer_update
+from drmad_jax.training.step import Cotangent, ReverseInfo
 
-# Of `Segments.num_terms`.
-EACH, NUM_BATCH_TERMS = 0, 50
-# In how many pieces of a segment the flow and the optimizer's memory are followed.
-NUM_PIECES = 20
-# Up to here some gradients move the weights as their mean does.
-LARGEST_APART = 0.1
-
-# Cotangents of the hyperparameters and of the optimizer's state.
-Terms = tuple[PyTree, PyTree]
-# (first step of a piece, its length, a step in it, the integral over it, what there is) -> with its
-# own
-Piece = Callable[[Array, Array, Array, PyTree, Terms], Terms]
+# Steps of a segment on whose batches the model is evaluated.
+NUM_BATCH_TERMS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +61,7 @@ class Segments(ReverseSteps):
         return self._read(run, state, hparams) != "nothing"
 
     def _read(self, run: Run, state: TrainState, hparams: PyTree) -> str:
-        return _Segment.of(run, hparams, state, 1, None, 1).terms_read()
+        return Segment.of(run, hparams, state, 1, None, 1).terms_read()
 
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Segments":
         """With the number of terms chosen by what the hyperparameters read."""
@@ -148,7 +125,7 @@ class Segments(ReverseSteps):
         way around negative curvature, which its stand-in does not. The cotangent of optimizer and
         model state comes back zero, but for what the optimizer only hands on.
         """
-        segment = _Segment.of(run, hparams, state, weight, at, self.num_batches)
+        segment = Segment.of(run, hparams, state, weight, at, self.num_batches)
         batches, keys = jax.vmap(run.inputs)(segment.sampled)
         operator = curvature_operator(
             averaged(run.problem),
@@ -182,7 +159,8 @@ class Segments(ReverseSteps):
         d_hparams, num_terms = cotangent.hparams, self.num_terms or EACH
         if num_terms == 1:
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, flow.integral(0, length))
-            d_hparams = _subtract(d_hparams, operator.mixed(tree.cast_like(pushed, state.params)))
+            mixed = operator.mixed(tree.cast_like(pushed, state.params))
+            d_hparams = tree.add_scaled(d_hparams, -1, mixed)
         piece = segment.piece(memory, operator.grads, is_straight, num_terms)
         terms = d_hparams, tree.cast_like(cotangent.state.opt_state, memory.kept)
         terms = segment.over_pieces(num_terms, flow, piece, terms)
@@ -192,229 +170,6 @@ class Segments(ReverseSteps):
         d_state = d_state._replace(params=params, opt_state=opt_state)
         norm = jnp.sqrt(tree.squared_norm(params))
         return Cotangent(d_state, terms[0]), ReverseInfo(norm, flow.residual, flow.curvatures)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Segment:
-    """One segment: where it stands, which steps it has, and what they add to the hypergradient.
-
-    Attributes:
-        run: The run.
-        hparams: Hyperparameters.
-        state: The stand-in for all its states, with the counters of one of its steps.
-        low: Its first step.
-        length: Its number of steps.
-        sampled: Steps spread over it, whose batches the curvature averages, shape (num_batches,).
-        at: The stand-in with another step's counters.
-    """
-
-    run: Run
-    hparams: PyTree
-    state: TrainState
-    low: Int[Array, ""]
-    length: Int[Array, ""]
-    sampled: Int[Array, " num_batches"]
-    at: At
-
-    @staticmethod
-    def of(run, hparams, state, weight, at, num_batches: int) -> "_Segment":
-        """The segment in whose middle `state` stands, `weight` steps long."""
-        length = jnp.rint(jnp.asarray(1 if weight is None else weight)).astype(jnp.int32)
-        low = state.step - (length - 1) // 2
-        index = np.arange(num_batches)
-        # One in each of as many equal parts, at the multiples of the golden ratio: evenly spaced
-        # ones would meet the same batches again wherever batches come in cycles.
-        places = (index + (0.5 + index * 0.6180339887498949) % 1) / num_batches
-        sampled = low + (places.astype(np.float32) * length.astype(jnp.float32)).astype(jnp.int32)
-        return _Segment(run, hparams, state, low, length, sampled, at or (lambda step: state))
-
-    def memory(self, mean: PyTree) -> Memory:
-        """How long the optimizer remembers, `mean` the gradient of the sampled batches."""
-        return memory(self._transposed(self.state, mean), self.state.opt_state, self.state.params)
-
-    def response(self, memory: Memory, mean: PyTree) -> tuple[Response, Array]:
-        """The optimizer's, its mean over the sampled steps, each with its own batch's gradient.
-
-        Never negative: what moves along its gradient is left where it is. Beside it whether these
-        gradients move the weights, together, as their mean does.
-        """
-
-        def add(total, step):
-            own, grads = self.at(step), self.gradient(step)
-            at_mean, at_batch = self._transposed(own, mean), self._transposed(own, grads)
-            # Since the run began: what lasts longer than that is yet to come.
-            lasting = step.astype(jnp.float32)
-            response = mean_response(memory, lasting, at_mean, at_batch, own.params)
-            return tree.add(total, (response, self._updates(own, grads), self._updates(own, mean)))
-
-        zeros = tree.widen(tree.zeros_like(self.state.params))
-        start = (Response(zeros, zeros), zeros, zeros)
-        (total, each, at_once), _ = jax.lax.scan(
-            lambda c, t: (add(c, t), None), start, self.sampled
-        )
-        apart = tree.squared_norm(_subtract(each, at_once))
-        is_straight = apart < LARGEST_APART**2 * tree.squared_norm(each)
-        return jax.tree.map(lambda x: jnp.maximum(x / len(self.sampled), 0), total), is_straight
-
-    def gradient(self, step: Int[Array, ""]) -> PyTree:
-        """That of one step's batch, at the stand-in."""
-        own, (batch, key) = self.at(step), self.run.inputs(step)
-        gradient = inner_gradient(self.run.problem, None)
-        return gradient(own.params, self.hparams, own.model_state, batch, key)[0]
-
-    def over_pieces(self, num_terms: int, flow: Flow, piece: Piece, terms: Terms) -> Terms:
-        """Adds each piece's terms, the last piece's first."""
-        if num_terms == 1:
-            count = jnp.int32(len(self.sampled))
-        else:
-            count = jnp.minimum(self.length, min(num_terms or NUM_PIECES, NUM_PIECES))
-        size, larger = self.length // count, self.length % count
-        since = lambda step: (self.length - step).astype(jnp.float32)
-
-        def add(done, terms):
-            index = count - 1 - done
-            low = index * size + jnp.minimum(index, larger)
-            length = size + (index < larger).astype(low.dtype)
-            step = self.low + jnp.minimum(low + length // 2, self.length - 1)
-            if num_terms == 1:
-                step = self.sampled[index]
-            integral = flow.integral(since(low + length), since(low))
-            return piece(self.low + low, length, step, integral, terms)
-
-        return jax.lax.fori_loop(0, count, add, terms)
-
-    def piece(self, memory: Memory, mean: PyTree, is_straight: Array, num_terms: int) -> Piece:
-        """What one piece adds to the cotangents of the hyperparameters and the optimizer's state.
-
-        (∂(u, s')/∂λ)ᵀ (W̄, S̄) with u the optimizer's update, s' its new state and S̄ the cotangent
-        that later steps have given to that; and, but for one term alone, the same through the
-        gradient of each step that stands for its part of the piece. What a hyperparameter does to
-        the gradient of one batch meets that batch's own gradient in an adaptive optimizer (it
-        hardly minds its scale); for others the mean does, unless the optimizer bends it (clipping).
-        """
-        mixed = num_terms != 1
-        gradient = self._met(mean, is_straight, own=mixed and self.terms_read() == "batch")
-
-        def of_step(step, d_update, d_state):
-            back = self._transposed(self.at(step), gradient(step))(d_update, d_state)
-            if not mixed:
-                return back.hparams
-            d_grads = tree.cast_like(back.grads, self.state.params)
-            return tree.add(back.hparams, self.mixed_term(step, d_grads))
-
-        def add(low, length, middle, integral, terms):
-            d_hparams, d_opt_state = terms
-            # In a segment of few steps there may be pieces without any.
-            some = jnp.maximum(length, 1)
-            at_mean = self._transposed(self.at(middle), mean)
-            given = memory.amplified(at_mean(_share(integral, 1, some)).opt_state)
-            inside = memory.during(some, d_opt_state, given)
-            count = 1
-            if mixed:
-                count = (
-                    some if num_terms == EACH else jnp.minimum(some, -(-num_terms // NUM_PIECES))
-                )
-            parts = _share(integral, 1, count), _share(inside, length, count)
-
-            def add_step(index, d_hparams):
-                step = low + (2 * index + 1) * length // (2 * count) if mixed else middle
-                return tree.add(d_hparams, of_step(step, *parts))
-
-            d_hparams = jax.lax.fori_loop(0, count, add_step, d_hparams)
-            back = at_mean(integral, _share(inside, length, 1)).opt_state
-            # With what the leaves of the state give to each other.
-            given = jax.tree.map(
-                lambda x, kept, inside: x - kept * inside,
-                _share(back, 1, some),
-                memory.kept,
-                inside,
-            )
-            return d_hparams, memory.before(length, d_opt_state, given)
-
-        return add
-
-    def _met(self, mean: PyTree, is_straight: Array, *, own: bool) -> Callable[[Array], PyTree]:
-        """The gradient that a step's hyperparameters meet in the optimizer."""
-        if self._is_linear():
-            return lambda step: mean
-        alone = lambda step: tree.cast_like(self.gradient(step), mean)
-        if own:
-            return alone
-        return lambda step: jax.lax.cond(is_straight, lambda: mean, lambda: alone(step))
-
-    def mixed_term(self, step: Int[Array, ""], along: PyTree) -> PyTree:
-        """(∂²L_t/∂λ∂w)ᵀ v of one step, like the hyperparameters.
-
-        The gradient in λ of the loss's derivative along v: what does not depend on λ is not gone
-        back through.
-        """
-        batch, key = self.run.inputs(step)
-
-        def slope(hparams):
-            def loss(params):
-                return self.run.problem.inner(params, hparams, batch, self.state.model_state, key)[
-                    0
-                ]
-
-            return jax.jvp(loss, (self.state.params,), (along,))[1]
-
-        return jax.grad(slope)(self.hparams)
-
-    def terms_read(self) -> Literal["nothing", "step", "batch"]:
-        """What of a step the terms of the hypergradient read."""
-        params, (inexact, rest) = self.state.params, tree.partition(self.state.opt_state)
-
-        def terms(given):
-            step, rest = given
-            state = self.state._replace(opt_state=tree.combine(inexact, rest))
-            of_optimizer = self._transposed(state, params)(params, inexact).hparams
-            return self.mixed_term(step, params), of_optimizer
-
-        if not used_leaves(terms, (self.state.step, rest)):
-            return "nothing"
-        mixed = jax.make_jaxpr(self.mixed_term)(self.state.step, params).jaxpr
-        mixed, _ = partial_eval.dce_jaxpr(mixed, [True] * len(mixed.outvars))
-        return "batch" if _multiplies(mixed) else "step"
-
-    def _transposed(self, state: TrainState, grads: PyTree) -> Callable[..., Transposed]:
-        return transposed_update(self._update, self.hparams, state.opt_state, grads, state.params)
-
-    def _updates(self, state: TrainState, grads: PyTree) -> PyTree:
-        with jax.numpy_dtype_promotion("standard"):
-            return self._update(self.hparams)(grads, state.opt_state, state.params)[0]
-
-    def _is_linear(self) -> bool:
-        """Whether the update is linear in the gradient, read off its trace."""
-        grads = self.state.params
-        updates = lambda grads: self._updates(self.state, grads)
-        pushed = lambda at, along: jax.jvp(updates, (at,), (along,))[1]
-        if used_leaves(lambda at: pushed(at, grads), grads):
-            return False
-        # The derivative of a sign reads neither.
-        return used_leaves(updates, grads) == used_leaves(lambda x: pushed(grads, x), grads)
-
-    def _update(self, hparams: PyTree) -> Update:
-        update = optimizer_update(self.run.problem, hparams)
-        # Those that read the loss do not come here.
-        loss = jnp.zeros((), jnp.result_type(*jax.tree.leaves(self.state.params)))
-        return lambda grads, opt_state, params: update(grads, opt_state, params, loss)
-
-
-def _subtract(a: PyTree, b: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, y: x - y.astype(x.dtype), a, b)
-
-
-def _share(z: PyTree, part: Array | int, whole: Array | int) -> PyTree:
-    ratio = lambda dtype: jnp.asarray(part, dtype) / jnp.asarray(whole, dtype)
-    return jax.tree.map(lambda x: x * ratio(x.dtype), z)
-
-
-def _multiplies(jaxpr: Any) -> bool:
-    """Whether there is a matrix product or a convolution in a jaxpr: a model is evaluated."""
-    names = {"dot_general", "conv_general_dilated"}
-    if any(equation.primitive.name in names for equation in jaxpr.eqns):
-        return True
-    return any(map(_multiplies, subjaxprs(jaxpr)))
 
 
 def averaged(problem: Problem) -> Problem:

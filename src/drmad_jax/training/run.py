@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from drmad_jax.problem import Problem, TrainState
+from drmad_jax import tree
+from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.training.batches import batch_at
 from drmad_jax.training.curvature import Curvature
 from drmad_jax.training.step import Cotangent, ReverseInfo, pull_back, push_forward, step_key
@@ -90,6 +91,46 @@ class Run:
         # No step of training takes it: their keys are folded from 0 to T − 1.
         key = step_key(self.key, self.num_steps)
         return jax.random.key(0) if key is None else key
+
+
+class Start(NamedTuple):
+    """The initial state, and the way from its cotangent to what it was made of.
+
+    Attributes:
+        state: The state.
+        pull: `cotangent -> (d_hparams, d_params, d_model_state)`, the first added to the
+            hypergradient so far.
+    """
+
+    state: TrainState
+    pull: Callable[[Cotangent], tuple[PyTree, PyTree, PyTree]]
+
+
+def started(run: Run, hparams: PyTree, params: PyTree, model_state: PyTree) -> Start:
+    """The initial state of a run, differentiated.
+
+    Args:
+        run: The run.
+        hparams: Hyperparameters.
+        params: Initial weights.
+        model_state: Initial model state.
+
+    Returns:
+        A `Start`.
+    """
+    inexact, rest = tree.partition(model_state)
+
+    def init(hparams, params, inexact):
+        model_state = tree.combine(inexact, rest)
+        return tree.partition(init_state(run.problem, hparams, params, model_state=model_state))
+
+    state, pullback, state_rest = jax.vjp(init, hparams, params, inexact, has_aux=True)
+
+    def pull(cotangent: Cotangent):
+        d_hparams, d_params, d_model_state = pullback(cotangent.state)
+        return tree.add(cotangent.hparams, d_hparams), d_params, d_model_state
+
+    return Start(tree.combine(state, state_rest), pull)
 
 
 def forward_scan(

@@ -224,6 +224,24 @@ def init_cotangent(
     return Cotangent(d_state, jax.tree.map(widen, source))
 
 
+def outer_cotangent(
+    problem: Problem, final: TrainState, hparams: PyTree, outer_batch: PyTree
+) -> tuple[Float[Array, ""], Cotangent]:
+    """The outer loss, and the cotangent with which the way back starts."""
+    inexact, rest = tree.partition(final.model_state)
+
+    def loss(params, hparams, inexact):
+        return problem.outer(params, hparams, outer_batch, tree.combine(inexact, rest))
+
+    value, (d_params, direct, d_model_state) = jax.value_and_grad(loss, argnums=(0, 1, 2))(
+        final.params, hparams, inexact
+    )
+    cotangent = init_cotangent(
+        final, hparams, params=d_params, model_state=d_model_state, accumulated=direct
+    )
+    return value, cotangent
+
+
 def _check_same_structure(new: TrainState, old: TrainState) -> None:
     """A step must hand on what it was handed, or it cannot be repeated."""
     for field in ("params", "opt_state", "model_state"):
