@@ -125,6 +125,8 @@ PATHS = (
     "8 knots, final state", "8 knots, even in time", BY_DISTANCE, "16 knots",
     "32 knots", "means",
 )  # fmt: skip
+# Good ones and bad ones, to be told apart.
+CERTIFIED = ("published", LINE_TENTH, "SOURCE", MEANS, DEFAULT, "last T/10 steps")
 TUNERS = (
     "exact", DEFAULT, THIS_RUN, "its segments alone", MEANS, "SOURCE", "published", LINE_TENTH,
     "last T/10 steps",

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from benchmarks.accuracy import certificates
 from benchmarks.lineup import DEFAULT, MEANS
 from benchmarks.looks import BLUE, COLUMN_WIDTH, GREY, cotangents
 from benchmarks.pages import Benchmark, table
@@ -16,6 +17,9 @@ from benchmarks.records import results
 TUNED = ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_smooth")
 PENALTIES = (
     "short", "mlp_stable", "long", "mlp_chaotic", "mlp_adam", "mlp_adamw", "conv_smooth", "ridge",
+)  # fmt: skip
+CERTIFIED = (
+    "mlp_stable", "mlp_chaotic", "mlp_adam", "conv_smooth", "example_weights", "learning_rates",
 )  # fmt: skip
 SHOWN_ON_THE_WAY = (
     "published", "line, Hessian, all steps", "line, Gauss-Newton, all steps", MEANS, DEFAULT,
@@ -118,6 +122,44 @@ def _budgets(problem: str) -> tuple[str, ...]:
     return problem, best(1.3), best(2.0), say(DEFAULT), say("published")
 
 
+def certificates_table(_: str) -> str:
+    """What certificates say of methods, beside the truth that they do not know."""
+    head = (
+        "problem", "method", certificates.COSINE, certificates.CERTIFIED, certificates.ERROR,
+        certificates.RATIO, certificates.RESIDUAL, certificates.DRIFT, certificates.SHARE,
+    )  # fmt: skip
+    found = {name: results(f"certificates_{name}") for name in CERTIFIED}
+    mean = lambda row, key: f"{np.mean(row[key]):.2f}" if key in row else "–"
+    lines = [
+        (problem, label, *(mean(row, key) for key in head[2:]))
+        for problem, methods in found.items()
+        for label, row in methods.items()
+    ]
+    pairs = [row for methods in found.values() for row in methods.values()]
+    apart = np.concatenate([
+        np.subtract(row[certificates.CERTIFIED], row[certificates.COSINE]) for row in pairs
+    ])  # fmt: skip
+    said = np.concatenate([row[certificates.ERROR] for row in pairs])
+
+    def correlation(key: str, of: list[dict[str, Any]]) -> str:
+        of = [row for row in of if key in row]
+        true = np.concatenate([row[certificates.COSINE] for row in of])
+        statistic: Any = spearmanr(np.concatenate([row[key] for row in of]), true)
+        return f"{key} {statistic.statistic:.2f} ({len(true)})"
+
+    default = [methods[DEFAULT] for methods in found.values()]
+    free = certificates.RESIDUAL, certificates.DRIFT, certificates.SHARE
+    note = (
+        f"Means of {certificates.NUM_SEEDS} seeds. Certified and true cosine differ by "
+        f"{np.sqrt(np.mean(apart**2)):.3f} (root of the mean square; said: "
+        f"{np.sqrt(np.mean(said**2)):.3f}), at most {np.max(np.abs(apart)):.2f}. Rank correlation "
+        f"with the true cosine, over all pairs of method and seed: "
+        f"{', '.join(correlation(key, pairs) for key in head[3:6:2])}; over those of `drmad()`: "
+        f"{', '.join(correlation(key, default) for key in free)}."
+    )
+    return f"{table(head, lines)}\n{note}\n"
+
+
 def soundness_table(_: str) -> str:
     """`drmad()` beside the exact and the published method on every problem with penalties."""
     head = (
@@ -213,6 +255,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "predictors": predictors_table,
     "budget": budget_table,
     "soundness": soundness_table,
+    "certificates": certificates_table,
 }
 FIGURES: dict[str, Callable[[], Figure]] = {
     "way_back_chaotic": lambda: way_back("mlp_chaotic"),
