@@ -38,11 +38,10 @@ class Cell(NamedTuple):
 
 
 GRID = (
-    Cell("mlp", "momentum", 500, 1000, lineup.COST, budget_s=280),
+    Cell("mlp", "momentum", 500, 1000, lineup.COST, budget_s=200),
     Cell("mlp", "adam", 500, 1000, (*lineup.SWEPT, lineup.LINE_HESSIAN), budget_s=100),
-    Cell("mlp", "momentum", 1000, 100),
-    Cell("mlp", "momentum", 50, 100),
-    Cell("mlp", "momentum", 50, 1000),
+    Cell("mlp", "momentum", 500, 2000, (lineup.DEFAULT, lineup.CHECKPOINTED), budget_s=120),
+    *(Cell("mlp", "momentum", 50, num_steps) for num_steps in (1, 10, 100, 300, 1000, 2000)),
     Cell("mlp", "momentum", 50, 20_000, lineup.LONG, budget_s=60),
     Cell("conv", "momentum", 50, 100),
     Cell("conv", "momentum", 50, 1000, budget_s=50),

@@ -95,6 +95,30 @@ def _at_most(limit: float, optimizer: str, label: str) -> Callable[[Results], Ve
     return judge
 
 
+def _never_above_exact(results: Results) -> Verdict:
+    """In every cell that has both."""
+    default, exact = lineup.DEFAULT, lineup.CHECKPOINTED
+    over = {
+        name: ratio[default]["median"] / ratio[exact]["median"]
+        for name, cell in results["cells"].items()
+        if {default, exact} <= (ratio := cell["over plain training"]).keys()
+    }
+    worst = max(over, key=over.__getitem__)
+    # Below about 320 steps both are the same program, and differ by noise.
+    return Verdict(f"at most {over[worst]:.2f} of it ({worst})", over[worst] <= 1.1)
+
+
+def _default_at_most(limit: float, batch_size: int, num_steps: int) -> Claim:
+    name = f"mlp, momentum, batch {batch_size}, T = {num_steps}"
+
+    def judge(results: Results) -> Verdict:
+        ratio = results["cells"][name]["over plain training"][lineup.DEFAULT]
+        return Verdict(spread(ratio), ratio["median"] <= limit)
+
+    text = f"T = {num_steps:,}, batch {batch_size}"
+    return Claim(f"`drmad()`: at most {limit} times plain training (MLP, {text})", judge)
+
+
 def _large_mlp(results: Results, optimizer: str) -> Results:
     """Ratios of the MLP at batch 500."""
     return results["cells"][f"mlp, {optimizer}, batch 500, T = 1000"]["over plain training"]
@@ -128,10 +152,10 @@ BENCHMARK = Benchmark(
                 ("T/10 steps", 1.2, "Gauss-Newton", lineup.LINE_TENTH),
             )
         ),
-        Claim(
-            "`drmad()`: at most 2.2 times plain training (MLP, T = 1,000, batch 500)",
-            _at_most(2.2, "momentum", lineup.DEFAULT),
-        ),
+        _default_at_most(1.5, 50, 2000),
+        _default_at_most(1.5, 500, 2000),
+        _default_at_most(1.2, 50, 20_000),
+        Claim("`drmad()`: at most the cost of `checkpointed()`, at any T", _never_above_exact),
     ),
     headline=(
         "whole hypergradient over plain training, MNIST MLP, T = 1,000, batch 500",

@@ -1,0 +1,255 @@
+"""Every optimizer and wrapper that optax exports: segments are near the exact way back, or it is.
+
+The list is taken from the module, so that what a later optax adds is missed by name.
+"""
+
+import functools
+import inspect
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+import drmad_jax as dj
+import problems
+
+NUM_STEPS, NUM_EXAMPLES, BATCH_SIZE = 80, 12, 4
+RATE = 0.02
+# Of the largest relative error of segments at so few steps.
+TOLERANCE = 0.5
+
+sgd, descend = optax.sgd(RATE, momentum=0.9), optax.scale(-RATE)
+before = lambda *parts: optax.chain(*parts, optax.sgd(RATE))
+after = lambda *parts: optax.chain(*parts, descend)
+first_leaf = lambda params: {"w": True, "b": False}
+both = {"fast": optax.sgd(RATE), "slow": optax.adam(RATE / 4, eps_root=1e-8)}
+root = {"eps_root": 1e-8}
+
+# By name, where a learning rate alone does not make one, or not one that trains.
+MADE = {
+    "adadelta": lambda: optax.adadelta(1.0, eps=1e-3),
+    "adagrad": lambda: optax.adagrad(RATE, eps=1e-4),
+    "adam": lambda: optax.adam(RATE, **root),
+    "adamw": lambda: optax.adamw(RATE, **root),
+    "nadam": lambda: optax.nadam(RATE, **root),
+    "nadamw": lambda: optax.nadamw(RATE, **root),
+    "amsgrad": lambda: optax.amsgrad(RATE, **root),
+    "adabelief": lambda: optax.adabelief(RATE, eps_root=1e-4),
+    "rmsprop": lambda: optax.rmsprop(RATE / 2, eps=1e-4),
+    "lamb": lambda: optax.lamb(RATE, **root),
+    "novograd": lambda: optax.novograd(RATE / 4, **root),
+    "noisy_sgd": lambda: optax.noisy_sgd(RATE, eta=1e-4, key=0),
+    "sm3": lambda: optax.sm3(RATE, 0.5),
+    "adaptive_grad_clip": lambda: before(optax.adaptive_grad_clip(0.5)),
+    "add_decayed_weights": lambda: before(optax.add_decayed_weights(0.1)),
+    "add_noise": lambda: before(optax.add_noise(1e-4, 0.5, key=0)),
+    "apply_every": lambda: after(optax.apply_every(4)),
+    "apply_if_finite": lambda: optax.apply_if_finite(sgd, 3),
+    "centralize": lambda: before(optax.centralize()),
+    "chain": lambda: optax.chain(sgd),
+    "named_chain": lambda: optax.named_chain(("sgd", sgd)),
+    "clip": lambda: before(optax.clip(0.3)),
+    "clip_by_block_rms": lambda: before(optax.clip_by_block_rms(0.3)),
+    "clip_by_global_norm": lambda: before(optax.clip_by_global_norm(0.5)),
+    "conditionally_mask": lambda: optax.conditionally_mask(sgd, lambda step: step % 3 == 0),
+    "conditionally_transform": lambda: optax.conditionally_transform(
+        optax.scale(-1.0), lambda step: step >= 0
+    ),
+    "ema": lambda: before(optax.ema(0.9)),
+    "flatten": lambda: optax.flatten(sgd),
+    "freeze": lambda: before(optax.freeze({"w": False, "b": True})),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(RATE, **root),
+    "keep_params_nonnegative": lambda: optax.chain(sgd, optax.keep_params_nonnegative()),
+    "masked": lambda: before(optax.masked(optax.clip(0.3), first_leaf)),
+    "multi_transform": lambda: optax.multi_transform(both, {"w": "slow", "b": "fast"}),
+    "partition": lambda: optax.partition(both, {"w": "slow", "b": "fast"}),
+    "normalize_by_update_norm": lambda: after(optax.normalize_by_update_norm()),
+    "polyak_sgd": lambda: optax.polyak_sgd(0.1),
+    "rprop": lambda: optax.rprop(1e-3),
+    "scale_by_distance_over_gradients": lambda: optax.chain(
+        optax.scale_by_distance_over_gradients(), optax.scale(-1.0)
+    ),
+    "scale_by_param_block_norm": lambda: after(optax.scale_by_param_block_norm()),
+    "scale_by_param_block_rms": lambda: after(optax.scale_by_param_block_rms()),
+    "scale_by_schedule": lambda: optax.chain(
+        optax.scale_by_schedule(optax.cosine_decay_schedule(RATE, NUM_STEPS)), optax.scale(-1.0)
+    ),
+    "scale_by_stddev": lambda: after(optax.scale_by_stddev(eps=1e-2)),
+    "scale_by_trust_ratio": lambda: after(optax.scale_by_trust_ratio()),
+    "selective_transform": lambda: optax.selective_transform(sgd, freeze_mask=first_leaf),
+    "sign_sgd": lambda: optax.sign_sgd(RATE / 4),
+    "signum": lambda: optax.signum(RATE / 4),
+    "lion": lambda: optax.lion(RATE / 4),
+    "with_extra_args_support": lambda: optax.with_extra_args_support(sgd),
+    "zero_nans": lambda: before(optax.zero_nans()),
+    "snapshot": lambda: before(optax.snapshot("norm", optax.tree.norm)),
+    "measure_with_ema": lambda: before(optax.measure_with_ema(optax.tree.norm, 0.9)),
+    "stateless": lambda: before(optax.stateless(lambda grads, params: grads)),
+    "stateless_with_tree_map": lambda: before(
+        optax.stateless_with_tree_map(lambda grad, param: 0.5 * grad)
+    ),
+    "lookahead": lambda: _lookahead(),
+    "acprop": lambda: optax.contrib.acprop(RATE, eps=1e-4),
+    "ademamix": lambda: optax.contrib.ademamix(RATE, alpha=1.0, **root),
+    "simplified_ademamix": lambda: optax.contrib.simplified_ademamix(RATE, **root),
+    "adopt": lambda: optax.contrib.adopt(RATE, eps=1e-3),
+    "cocob": lambda: optax.contrib.cocob(),
+    "dadapt_adamw": lambda: optax.contrib.dadapt_adamw(),
+    "dog": lambda: optax.contrib.dog(),
+    "dowg": lambda: optax.contrib.dowg(),
+    "galore": lambda: optax.contrib.galore(RATE, rank=1),
+    "madgrad": lambda: optax.contrib.madgrad(RATE, eps=1e-4),
+    "mechanize": lambda: optax.contrib.mechanize(sgd),
+    "momo": lambda: optax.contrib.momo(RATE),
+    "momo_adam": lambda: optax.contrib.momo_adam(RATE),
+    "normalize": lambda: before(optax.contrib.normalize()),
+    "prodigy": lambda: optax.contrib.prodigy(),
+    "reduce_on_plateau": lambda: before(optax.contrib.reduce_on_plateau()),
+    "sam": lambda: optax.contrib.sam(
+        optax.sgd(RATE), optax.chain(optax.contrib.normalize(), optax.sgd(RATE)), sync_period=2
+    ),
+    "schedule_free": lambda: optax.contrib.schedule_free(optax.sgd(RATE), RATE),
+    "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(RATE, eps=1e-4),
+    "schedule_free_sgd": lambda: optax.contrib.schedule_free_sgd(RATE),
+    "split_real_and_imaginary": lambda: optax.contrib.split_real_and_imaginary(sgd),
+    "MultiSteps": lambda: optax.MultiSteps(sgd, 3).gradient_transformation(),
+}
+# Nothing to go back through, or nothing but a part of one of the above.
+LEFT_OUT = {
+    "identity": "moves weights against their gradients only by chance",
+    "set_to_zero": "moves nothing",
+    "scale": "a part of all",
+    "trace": "a part of sgd",
+    "inject_stateful_hyperparams": "deprecated",
+    "scale_by_learning_rate": "a part of all",
+    "differentially_private_aggregate": "takes gradients of single examples",
+    "dpsgd": "takes gradients of single examples",
+    "lbfgs": "asks for the loss as a function",
+    "scale_by_lbfgs": "asks for the loss as a function",
+    "scale_by_backtracking_linesearch": "asks for the loss as a function",
+    "scale_by_zoom_linesearch": "asks for the loss as a function",
+    "sophia": "asks for the loss as a function",
+}
+
+
+def _lookahead():
+    fast = optax.lookahead(optax.sgd(RATE), 5, 0.5)
+    pair = lambda params: optax.LookaheadParams(params, params)
+    # Its weights come in pairs: of the updates those of the fast ones are taken.
+    return optax.GradientTransformation(
+        lambda params: fast.init(pair(params)),
+        lambda grads, state, params=None: (lambda out: (out[0].fast, out[1]))(
+            fast.update(grads, state, pair(params))
+        ),
+    )
+
+
+def names():
+    """What the modules export that moves weights."""
+    for module in (optax, optax.contrib):
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and not name.startswith("_"):
+                signature = inspect.signature(value)
+                kind = str(signature.return_annotation)
+                if "GradientTransformation" in kind or "learning_rate" in signature.parameters:
+                    yield name
+
+
+def made(name):
+    """An optimizer by its name."""
+    if name in MADE:
+        return MADE[name]()
+    module = optax if hasattr(optax, name) else optax.contrib
+    return getattr(module, name)(RATE)
+
+
+def part_of(name):
+    """Whether it is half of another."""
+    return (
+        name.startswith("scale_by_")
+        and name not in MADE
+        and (
+            name.removeprefix("scale_by_") in ALL
+            or name
+            in (
+                "scale_by_belief",
+                "scale_by_rms",
+                "scale_by_rss",
+                "scale_by_sign",
+                "scale_by_polyak",
+                "scale_by_optimistic_gradient",
+            )
+        )
+    )
+
+
+ALL = set(names())
+TRIED = sorted(
+    {*(name for name in ALL if name not in LEFT_OUT and not part_of(name)), "MultiSteps"}
+)
+
+
+def loss(w, h, batch):
+    x, y, i = batch
+    outputs = jnp.tanh(x @ w["w"] + w["b"])
+    errors = jnp.mean((outputs - y) ** 2, axis=1)
+    penalty = jnp.sum(jnp.exp(h["log_l2"])[:, None] * w["w"] ** 2)
+    return jnp.mean(jnp.exp(h["log_weight"][i]) * errors) + penalty
+
+
+@functools.cache
+def given():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(NUM_EXAMPLES, 3)), rng.normal(size=(NUM_EXAMPLES, 2))
+    rows = np.concatenate([rng.permutation(NUM_EXAMPLES) for _ in range(NUM_STEPS)])
+    rows = rows[: NUM_STEPS * BATCH_SIZE].reshape(NUM_STEPS, BATCH_SIZE)
+    params = {"w": 0.5 + 0.3 * rng.normal(size=(3, 2)), "b": np.array([0.3, 0.2])}
+    h = {"log_l2": np.full(3, -3.0), "log_weight": np.zeros(NUM_EXAMPLES)}
+    outer = rng.normal(size=(20, 3)), rng.normal(size=(20, 2))
+    return jax.tree.map(jnp.asarray, (h, params, (x[rows], y[rows], rows), outer))
+
+
+def outer_loss(w, h, batch):
+    return jnp.mean((jnp.tanh(batch[0] @ w["w"] + w["b"]) - batch[1]) ** 2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:this optimizer has no finite derivative"
+)
+@pytest.mark.parametrize("name", TRIED)
+def test_segments_are_near_the_exact_way_back_or_it_is(name):
+    problem = dj.Problem(loss, outer_loss, made(name))
+
+    def call(method):
+        compute = jax.jit(dj.hypergradient(problem, num_steps=NUM_STEPS, method=method))
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return compute(*given())
+
+    segments = dj.segments(4, num_products=5, num_batches=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = call(dj.drmad(steps=segments, exact_end=16, serves="this_run"))
+    fell_back = any("taken back exactly" in str(warning.message) for warning in caught)
+    exact = call(dj.checkpointed())
+    if not exact.info.finite:
+        # An optimizer without a derivative has none by any method, and `info` says so.
+        assert not found.info.finite
+        return
+    error = problems.relative_error(found.grad, exact.grad)
+    assert error < (1e-6 if fell_back else TOLERANCE), f"{error}, exact: {fell_back}"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_optax_exports_is_known():
+    unknown = []
+    for name in TRIED:
+        try:
+            made(name)
+        except TypeError:
+            unknown.append(name)
+    assert not unknown and LEFT_OUT.keys() <= ALL
