@@ -190,6 +190,8 @@ MISFITS = {
     "every other step": (optax.sgd(lambda count: 0.1 * (count % 2)), "from step to step"),
     "layers' norms": (optax.lamb(0.01, eps_root=1e-8), "beyond a decay"),
     "orthogonal": (optax.contrib.muon(0.01), "entry by entry|from step to step"),
+    "keeps a maximum": (optax.amsgrad(0.05, eps_root=1e-8), "some gradients only"),
+    "set by its first step": (optax.contrib.adopt(0.05), "first step sets"),
     "reads the loss": (optax.polyak_sgd(0.1), "reads the value of the loss"),
     "projection": (optax.chain(optax.sgd(0.1), optax.keep_params_nonnegative()), "sets weights"),
 }

@@ -77,9 +77,9 @@ def drmad(
         know the true velocity, which the hypergradients of learning rates and momenta need: sign
         errors included; with the Hessian they may diverge: look at `info.expanded`. Optimizers that
         segments do not fit (those that act at some steps only, mix entries, set weights instead of
-        moving them, remember the weights or read the loss) are found out by a trial while the call
-        is traced, once for each optimizer; then comes a warning that says why, and an exact way
-        back.
+        moving them, remember the weights or a maximum, read the loss) are found out by a trial
+        while the call is traced, once for each optimizer; then comes a warning that says why, and
+        an exact way back.
 
     Raises:
         ValueError: On an unknown name, both of `knots` and `path`, a path, steps and a curvature

@@ -16,6 +16,8 @@ from drmad_jax._checks.optimizer import with_known_constants
 from drmad_jax._checks.unused import used_leaves
 from drmad_jax.problem import Problem, TrainState
 from drmad_jax.reverse.optimizer_response import (
+    Memory,
+    Transposed,
     Update,
     mean_response,
     memory,
@@ -34,6 +36,10 @@ LARGEST_VARIATION = 0.8
 # Clipping by the norm of so few weights has .3.
 LARGEST_MIXING = 0.4
 LARGEST_SURPRISE = 0.4
+# Of what the state takes up from a gradient, beside the same at the state's mean.
+LARGEST_UNEVENNESS = 0.5
+# Times what it takes up later.
+LARGEST_FIRST = 2.0
 # Of the movement, if the weights are scaled.
 LARGEST_DEPENDENCE = 0.3
 # A weight that loses more than this of itself in a step is set, not moved.
@@ -144,6 +150,9 @@ class _Errors(NamedTuple):
         over_time: How far an immediate response varies from step to step.
         weights: How far a change of the weights does not just stay, or decay.
         decay: The largest decay in one step.
+        uneven: How far what a state takes up from a gradient hangs on where that state is just now,
+            as where a maximum is kept.
+        first: How much more is left of what it took up from the very first one.
     """
 
     others: Array
@@ -151,6 +160,8 @@ class _Errors(NamedTuple):
     over_time: Array
     weights: Array
     decay: Array
+    uneven: Array
+    first: Array
 
 
 def _reason(errors: _Errors) -> str | None:
@@ -169,6 +180,10 @@ def _reason(errors: _Errors) -> str | None:
         return (
             "the optimizer's answer to a lasting change of the gradient is not a geometric series"
         )
+    if largest["uneven"] > LARGEST_UNEVENNESS:
+        return "the optimizer's state takes up some gradients only (it keeps a maximum, say)"
+    if largest["first"] > LARGEST_FIRST:
+        return "the optimizer's first step sets its state"
     if largest["weights"] > LARGEST_DEPENDENCE:
         return "the optimizer's updates depend on the weights, beyond a decay"
     return None
@@ -184,6 +199,7 @@ class _Trial(NamedTuple):
         state: The optimizer's floating-point state then.
         rest: The rest of it.
         grads: The gradient of each of these steps.
+        first: Gradient, state, rest of it and weights of the very first step.
         pushed: How the last weights move, leading axis 4: if all gradients of the window change
             along one direction, along the other; if the weights before it change along the first
             direction, or in proportion to themselves.
@@ -196,6 +212,7 @@ class _Trial(NamedTuple):
     state: PyTree
     rest: PyTree
     grads: PyTree
+    first: tuple[PyTree, PyTree, PyTree, PyTree]
     pushed: PyTree
     moved: PyTree
 
@@ -236,8 +253,11 @@ def _trial(update: Update, optimizer: optax.GradientTransformation, shapes: PyTr
     push = lambda *tangents: jax.jvp(walk, (none, none, jnp.zeros(())), tangents, has_aux=True)
     end, pushed, seen = jax.vmap(push, out_axes=(None, 0, None))(*changes)
     (weights, inexact, rest), grads = jax.tree.map(lambda x: x[WARM_UP:], seen)
+    begin, grad = jax.tree.map(lambda x: x[0], seen)
     moved = jax.tree.map(lambda x, all: x - all[0], end, weights)
-    return _Trial(mean, signs, weights, inexact, rest, grads, pushed, moved)
+    return _Trial(
+        mean, signs, weights, inexact, rest, grads, (grad, *begin[1:], begin[0]), pushed, moved
+    )
 
 
 def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
@@ -245,15 +265,14 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
     loss = jnp.ones((), jnp.result_type(*jax.tree.leaves(shapes)))
     update = lambda g, s, p: update_of(g, s, p, loss)
     trial = _trial(update, optimizer, shapes)
-    first = lambda x: jax.tree.map(lambda x: x[0], x)
-    start = first(trial.weights)
+    start = _first_of(trial.weights)
 
     def at(grads, inexact, rest, params):
         opt_state = tree.combine(inexact, rest)
         return transposed_update(lambda _: update, None, opt_state, grads, params)
 
-    of_start = at(trial.mean, first(trial.state), first(trial.rest), start)
-    remembers = memory(of_start, first(trial.state), start)
+    of_start = at(trial.mean, _first_of(trial.state), _first_of(trial.rest), start)
+    remembers = memory(of_start, _first_of(trial.state), start)
 
     def respond(later, grads, inexact, rest, params):
         at_mean, at_batch = (at(g, inexact, rest, params) for g in (trial.mean, grads))
@@ -272,6 +291,7 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
         left = (1 - decay) ** later.reshape(-1, *(1,) * decay.ndim)
         return -jnp.sum(response * left, axis=0)
 
+    uneven, of_first = _uptake(trial, at, remembers)
     row = lambda index: jax.tree.map(lambda x: x[index], trial.pushed)
     own = [jax.tree.map(jnp.multiply, row(k), trial.signs[k]) for k in (0, 1)]
     half = jax.tree.map(lambda a, b: (a + b) / 2, *own)
@@ -288,7 +308,51 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
             _ratio(left_over(row(3), start), trial.moved),
         ),
         decay=jax.tree.reduce(jnp.maximum, jax.tree.map(jnp.max, responses.to_params)),
+        uneven=uneven,
+        first=of_first,
     )
+
+
+def _uptake(
+    trial: _Trial, at: Callable[..., Callable[..., Transposed]], remembers: Memory
+) -> tuple[Array, Array]:
+    """What each leaf of the state takes up from gradients: `uneven` and `first` of `_Errors`."""
+    leaves, structure = jax.tree.flatten(random_signs(tree.widen(_first_of(trial.state))))
+    if not leaves:
+        return jnp.zeros(()), jnp.zeros(())
+
+    def taken(grads, inexact, rest, params):
+        pull = at(grads, inexact, rest, params)
+
+        def by_leaf(index):
+            alone = [jnp.where(index == k, x, 0) for k, x in enumerate(leaves)]
+            return pull(tree.zeros_like(params), jax.tree.unflatten(structure, alone)).grads
+
+        return jax.vmap(by_leaf)(jnp.arange(len(leaves)))
+
+    def norm(x, others):
+        return jnp.sqrt(sum(jnp.sum(jnp.square(y), axis=others(y)) for y in jax.tree.leaves(x)))
+
+    # All in one program: at the states of the window, at their mean, and at the very first one.
+    mean = jax.tree.map(lambda x: jnp.broadcast_to(jnp.mean(x, axis=0), x.shape), trial.state)
+    window = trial.grads, trial.state, trial.rest, trial.weights
+    join = lambda x, y, z: jnp.concatenate([x, y, z[None]])
+    places = jax.tree.map(join, window, (window[0], mean, *window[2:]), trial.first)
+    found = jax.vmap(taken)(*places)
+    each, at_mean = (jax.tree.map(lambda x, k=k: x[k : k + WINDOW], found) for k in (0, WINDOW))
+    apart = jax.tree.map(jnp.subtract, each, at_mean)
+    whole = lambda x: norm(x, lambda y: (0, *range(2, y.ndim)))
+    alone = norm(found, lambda y: tuple(range(2, y.ndim)))
+    first = alone[-1] * jnp.stack(jax.tree.leaves(remembers.kept)) ** WARM_UP
+    largest = jnp.max(alone[:WINDOW], axis=0)
+    # Anything over nothing is much.
+    ratio = lambda a, b: jnp.max(jnp.where(a > 0, a / jnp.where(b > 0, b, 1e-3 * a), 0))
+    return ratio(whole(apart), whole(each)), ratio(first, largest)
+
+
+def _first_of(stacked: PyTree) -> PyTree:
+    """The first entry of each leaf."""
+    return jax.tree.map(lambda x: x[0], stacked)
 
 
 def _ratio(first: PyTree, second: PyTree) -> Array:
