@@ -80,19 +80,19 @@ MADE = {
     ),
     "scale_by_stddev": lambda: after(optax.scale_by_stddev(eps=1e-2)),
     "scale_by_trust_ratio": lambda: after(optax.scale_by_trust_ratio()),
-    "selective_transform": lambda: optax.selective_transform(sgd, freeze_mask=first_leaf),
+    "selective_transform": lambda: optax.selective_transform(
+        sgd, freeze_mask={"w": False, "b": True}
+    ),
     "sign_sgd": lambda: optax.sign_sgd(RATE / 4),
     "signum": lambda: optax.signum(RATE / 4),
     "lion": lambda: optax.lion(RATE / 4),
     "with_extra_args_support": lambda: optax.with_extra_args_support(sgd),
     "zero_nans": lambda: before(optax.zero_nans()),
     "snapshot": lambda: before(optax.snapshot("norm", optax.tree.norm)),
-    "measure_with_ema": lambda: before(optax.measure_with_ema(optax.tree.norm, 0.9)),
     "stateless": lambda: before(optax.stateless(lambda grads, params: grads)),
     "stateless_with_tree_map": lambda: before(
         optax.stateless_with_tree_map(lambda grad, param: 0.5 * grad)
     ),
-    "lookahead": lambda: optax.lookahead(optax.sgd(RATE), 5, 0.5),
     "acprop": lambda: optax.contrib.acprop(RATE, eps=1e-4),
     "ademamix": lambda: optax.contrib.ademamix(RATE, alpha=1.0, **root),
     "simplified_ademamix": lambda: optax.contrib.simplified_ademamix(RATE, **root),
@@ -109,9 +109,6 @@ MADE = {
     "normalize": lambda: before(optax.contrib.normalize()),
     "prodigy": lambda: optax.contrib.prodigy(),
     "reduce_on_plateau": lambda: before(optax.contrib.reduce_on_plateau()),
-    "sam": lambda: optax.contrib.sam(
-        optax.sgd(RATE), optax.chain(optax.contrib.normalize(), optax.sgd(RATE)), sync_period=2
-    ),
     "schedule_free": lambda: optax.contrib.schedule_free(optax.sgd(RATE), RATE),
     "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(RATE, eps=1e-4),
     "schedule_free_sgd": lambda: optax.contrib.schedule_free_sgd(RATE),
@@ -133,6 +130,9 @@ LEFT_OUT = {
     "scale_by_backtracking_linesearch": "asks for the loss as a function",
     "scale_by_zoom_linesearch": "asks for the loss as a function",
     "sophia": "asks for the loss as a function",
+    "lookahead": "takes gradients of half of its weights",
+    "measure_with_ema": "measures, and moves nothing",
+    "sam": "takes no value of the loss, although it says that it takes more arguments",
 }
 
 
@@ -175,6 +175,8 @@ def part_of(name):
     )
 
 
+# The exact way back is NaN.
+NO_DERIVATIVE = {"radam"}
 ALL = set(names())
 TRIED = sorted(
     {*(name for name in ALL if name not in LEFT_OUT and not part_of(name)), "MultiSteps"}
@@ -211,17 +213,12 @@ def outer_loss(w, h, batch):
 )
 @pytest.mark.parametrize("name", TRIED)
 def test_segments_are_near_the_exact_way_back_or_it_is(name):
-    h, params, batches, outer_batch = given()
-    on = lambda loss: loss
-    if name == "lookahead":
-        params = optax.LookaheadParams(params, params)
-        on = lambda loss: lambda w, h, batch: loss(w.fast, h, batch)
-    problem = dj.Problem(on(loss), on(outer_loss), made(name))
+    problem = dj.Problem(loss, outer_loss, made(name))
 
     def call(method):
         compute = jax.jit(dj.hypergradient(problem, num_steps=NUM_STEPS, method=method))
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return compute(h, params, batches, outer_batch)
+            return compute(*given())
 
     segments = dj.segments(4, num_products=5, num_batches=3)
     with warnings.catch_warnings(record=True) as caught:
@@ -229,9 +226,12 @@ def test_segments_are_near_the_exact_way_back_or_it_is(name):
         found = call(dj.drmad(steps=segments, exact_end=16, serves="this_run"))
     fell_back = any("taken back exactly" in str(warning.message) for warning in caught)
     exact = call(dj.checkpointed())
-    if not exact.info.finite:
-        # An optimizer without a derivative has none by any method, and `info` says so.
-        assert not found.info.finite
+    assert bool(exact.info.finite) == (name not in NO_DERIVATIVE)
+    if name in NO_DERIVATIVE:
+        return
+    if not np.any(problems.flat(exact.grad)):
+        # Signs of gradients do not answer to them.
+        assert not np.any(problems.flat(found.grad))
         return
     error = problems.relative_error(found.grad, exact.grad)
     assert error < (1e-6 if fell_back else TOLERANCE), f"{error}, exact: {fell_back}"

@@ -33,8 +33,8 @@ WARM_UP, WINDOW = 32, 16
 SIDE, LARGEST = 4, 300_000
 # Above this relative variation the response at one step says nothing of that at others.
 LARGEST_VARIATION = 0.8
-# Clipping by the norm of so few weights has .3.
-LARGEST_MIXING = 0.4
+# Clipping by the norm of so few weights has .2.
+LARGEST_MIXING = 0.25
 LARGEST_SURPRISE = 0.4
 # Of what the state takes up from a gradient, beside the same at the state's mean.
 LARGEST_UNEVENNESS = 0.5
