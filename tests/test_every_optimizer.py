@@ -81,7 +81,7 @@ MADE = {
     "scale_by_stddev": lambda: after(optax.scale_by_stddev(eps=1e-2)),
     "scale_by_trust_ratio": lambda: after(optax.scale_by_trust_ratio()),
     "selective_transform": lambda: optax.selective_transform(
-        sgd, freeze_mask={"w": False, "b": True}
+        optax.sgd(RATE), freeze_mask={"w": False, "b": True}
     ),
     "sign_sgd": lambda: optax.sign_sgd(RATE / 4),
     "signum": lambda: optax.signum(RATE / 4),
