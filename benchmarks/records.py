@@ -25,12 +25,8 @@ FIELDS = ("name", "date", "command", "commit", "took_s", "hardware", "versions",
 HARDWARE = ("device", "backend", "processor", "cores", "usable_cores", "load_average")
 # Taken before records said how. No name may be added; who takes a record again strikes its name.
 INCOMPLETE = (
-    "agreement_conv_sgd", "agreement_conv_smooth", "agreement_example_weights",
-    "agreement_learning_rates", "agreement_long", "agreement_mlp_adam", "agreement_mlp_adamw",
-    "agreement_mlp_chaotic", "agreement_mlp_stable", "agreement_paths_mlp_adam",
-    "agreement_paths_mlp_chaotic", "agreement_ridge", "agreement_short",
-    "agreement_tuned_mlp_chaotic", "tuning_conv_sgd", "tuning_conv_smooth", "tuning_mlp_adam",
-    "tuning_mlp_chaotic", "tuning_mlp_stable",
+    "agreement_paths_mlp_adam", "agreement_paths_mlp_chaotic", "agreement_tuned_mlp_chaotic",
+    "tuning_conv_sgd",
 )  # fmt: skip
 
 
