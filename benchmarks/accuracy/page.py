@@ -115,8 +115,9 @@ def _budgets(problem: str) -> tuple[str, ...]:
     del shares["exact"]
 
     def best(limit: float) -> str:
-        label = max((label for label in shares if times[label] <= limit), key=shares.__getitem__)
-        return f"{say(label)} ({label})"
+        within = [label for label in shares if times[label] <= limit]
+        label = max(within, key=shares.__getitem__, default=None)
+        return "–" if label is None else f"{say(label)} ({label})"
 
     say = lambda label: f"{shares[label]:.2f} at {times[label]:.2f}"
     return problem, best(1.3), best(2.0), say(DEFAULT), say("published")

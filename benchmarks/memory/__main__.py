@@ -70,17 +70,11 @@ def run_point(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The points by sweep and method, and the laws fitted to those against steps."""
+    """The points by sweep and method."""
     found: dict[str, Any] = {sweep: {} for sweep in SWEEPS}
     for row in rows:
         kept = {name: row[name] for name in row if name not in ("sweep", "label", "layers")}
         found[row["sweep"]].setdefault(row["label"], []).append(kept)
-    by_steps = found["by number of steps"]
-    found["out of 16 GiB"] = {
-        label: laws.fit(label, points)
-        for label, points in by_steps.items()
-        if len([p for p in points if p.get("temporary_bytes")]) >= 2
-    }
     found["growth with weights"] = {
         label: _slope([p for p in points if p.get("temporary_bytes")][-2:])
         for label, points in found["by number of weights"].items()
@@ -101,7 +95,7 @@ def main() -> None:
     with ThreadPoolExecutor(min(4, usable_cores())) as pool:
         rows = list(tqdm(pool.map(run_point, work), total=len(work)))
     results = tables(rows)
-    for label, law in results["out of 16 GiB"].items():
+    for label, law in laws.fitted(results["by number of steps"]).items():
         print(f"{label:32s} {law}")
     failed = [f"{row['label']} {row['num_steps']}" for row in rows if row.get("failed")]
     print(write_record("memory", {**results, "failed": failed}))

@@ -13,10 +13,16 @@ FLAT = 0.02
 
 def growth(label: str) -> Callable[[Any], float]:
     """How the catalogue says that the method's memory grows with T, up to a factor."""
-    laws = {entry.factory.__name__: entry.growth for entry in ENTRIES}
-    grow = laws.get(label, laws["drmad"])
+    laws = {name: e.growth for e in ENTRIES for name in (e.factory.__name__, e.call)}
+    grow = laws.get(label)
     # What should not grow is fitted by a line, which finds out whether it does.
-    return float if grow(10**6) == grow(1) else grow
+    return float if grow is None or grow(10**6) == grow(1) else grow
+
+
+def fitted(by_steps: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The law of each method that has two points against the number of steps."""
+    enough = lambda points: len([p for p in points if p.get("temporary_bytes")]) >= 2
+    return {label: fit(label, points) for label, points in by_steps.items() if enough(points)}
 
 
 def fit(label: str, points: list[dict[str, Any]]) -> dict[str, Any]:
