@@ -61,7 +61,7 @@ class Info(NamedTuple):
         segment_residual: What more curvature products would change in a segment, the largest of
             all segments, relative to the cotangent; `None`, as the next, without segments.
         segment_drift: By how much, relative to the larger one, the curvature that the cotangent
-            meets changes from one segment to the next, at most.
+            meets changes from one segment to the next, at most; above 1 where it was negative.
         exact_share: Of the hypergradient, by its norm, what comes from the exact end; `None`
             without one.
         standard_error: Of each entry of a stochastic estimate, like the hypergradient; `None` for
