@@ -88,6 +88,19 @@ def test_the_end_serves_what_the_hyperparameters_are():
         assert (method.serves, method.first.steps.num_terms) == (serves, terms)
 
 
+def test_the_end_serves_this_run_where_the_model_has_a_state():
+    """Running statistics are not those of averaged weights."""
+
+    def loss(w, h, x, *, model_state):
+        return jnp.sum((w - x) ** 2) + h * jnp.sum(w**2), 0.9 * model_state + 0.1 * x
+
+    outer = lambda w, h, x, *, model_state: jnp.sum((w - model_state) ** 2)
+    problem = dj.Problem(loss, outer, optax.sgd(0.1))
+    start = lambda h: dj.init_state(problem, h, jnp.ones(2), model_state=jnp.zeros(2))
+    run = dj.training.run.Run(problem, 40, jnp.ones((40, 2)), None, start)
+    assert ended(4, "auto").resolve(run, start(0.1), 0.1).serves == "this_run"
+
+
 def test_info_says_what_segments_leave_and_what_the_end_brings():
     """A quadratic: its curvature drifts with the step size alone, which doubles at half time."""
     curvature = jnp.array([3.0, 1.0, 0.2])

@@ -60,8 +60,9 @@ def drmad(
         serves: What an exact end serves. "this_run": the outer loss is differentiated at the final
             state. "tuning": at the mean of the last K + 1 states, through each of which goes an
             equal share, so that less of one seed's noise comes back. "auto": "this_run" for
-            hyperparameters that read the steps (schedules, example weights), "tuning" for
-            those that do not (penalties, constants). `value` is the final state's either way.
+            hyperparameters that read the steps (schedules, example weights) and for models with a
+            state (running statistics are not those of averaged weights), "tuning" for others
+            (penalties, constants). `value` is the final state's either way.
 
     Cost:
         Memory: one training state for each segment or knot and 2 √K states (and 4 bytes a step for

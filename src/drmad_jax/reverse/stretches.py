@@ -38,7 +38,7 @@ class Stretches(Method):
         serves: "this_run": the outer loss is differentiated at the final state. "tuning": at the
             mean of the last K + 1 states, through each of which goes an equal share of the
             cotangent. "auto": "this_run" for hyperparameters that act inside the optimizer or
-            read the batch, "tuning" for others.
+            read the batch, and for models with a state, "tuning" for others.
         save: Whether runs so short that segments would cost more than they save are exact as a
             whole.
     """
@@ -60,7 +60,10 @@ class Stretches(Method):
             return first
         serves = self.serves
         if serves == "auto":
-            serves = "this_run" if self.first.steps.read(run, state, hparams) else "tuning"
+            # Running statistics are not those of averaged weights.
+            has_state = bool(jax.tree.leaves(tree.partition(state.model_state)[0]))
+            of_steps = has_state or self.first.steps.read(run, state, hparams)
+            serves = "this_run" if of_steps else "tuning"
         return dataclasses.replace(self, first=first, num_last=count, serves=serves)
 
     def forward(
