@@ -176,7 +176,7 @@ def part_of(name):
 
 
 # The exact way back is NaN.
-NO_DERIVATIVE = {"radam"}
+NO_DERIVATIVE = {"dog", "mechanize", "radam"}
 ALL = set(names())
 TRIED = sorted(
     {*(name for name in ALL if name not in LEFT_OUT and not part_of(name)), "MultiSteps"}
@@ -228,6 +228,7 @@ def test_segments_are_near_the_exact_way_back_or_it_is(name):
     exact = call(dj.checkpointed())
     assert bool(exact.info.finite) == (name not in NO_DERIVATIVE)
     if name in NO_DERIVATIVE:
+        assert not (fell_back and found.info.finite)
         return
     if not np.any(problems.flat(exact.grad)):
         # Signs of gradients do not answer to them.
