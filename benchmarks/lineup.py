@@ -37,13 +37,18 @@ Run = Callable[[dict[str, PyTree], Callable, PyTree], PyTree]
 _tenth = lambda num_steps: max(1, num_steps // 10)
 
 
+def _end(num_steps: int) -> int:
+    default: Any = dj.drmad()
+    return default.length_of_end(num_steps)
+
+
 # Name to a function of the number of steps T; all other names are put together from `_words`.
 METHODS: dict[str, Callable[[int], Method]] = {
     DEFAULT: lambda T: dj.drmad(),
     THIS_RUN: lambda T: dj.drmad(serves="this_run"),
     TUNING: lambda T: dj.drmad(serves="tuning"),
     "its segments alone": lambda T: dj.drmad(path=dj.means()),
-    "its exact end alone": lambda T: dj.truncated(num_reverse_steps=round((20 * T) ** 0.25) ** 2),
+    "its exact end alone": lambda T: dj.truncated(num_reverse_steps=_end(T)),
     # Bae et al. 2024, with Lanczos' method in place of the Kronecker factors.
     "SOURCE": lambda T: dj.drmad(
         path=dj.means(),
@@ -81,7 +86,6 @@ def _words(num_steps: int) -> dict[str, dict[str, Any]]:
         "final state": {"optimizer_state": "final"},
         "Gauss-Newton": {"curvature": "gauss_newton"},
         "Hessian": {"curvature": "hessian"},
-        "filtered Hessian": {"curvature": "filtered_hessian"},
         "all steps": {"steps": dj.every_step()},
         "T/10 steps": {"steps": dj.strided_steps(_tenth(num_steps))},
         "5 x 8": {"count": 5, "num_products": 8, "num_batches": 10},

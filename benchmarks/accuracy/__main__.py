@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import drmad_jax as dj
 from benchmarks import lineup
-from benchmarks.accuracy.certificates import certificates
+from benchmarks.accuracy.certificates import STUDIED, certificates
 from benchmarks.accuracy.tuning import outer_step, tune, tuning
 from benchmarks.problems.study import PROBLEMS, StudyProblem, ridge_closed_form
 from benchmarks.records import write_record
@@ -115,11 +115,7 @@ PARTS: dict[str, tuple[Callable[[str], dict[str, Any]], str, tuple[str, ...]]] =
     "tuned": (tuned, "agreement_tuned_{}", ("mlp_chaotic",)),
     # What a path knows of the learning rates of 20 blocks of steps.
     "learning_rates": (agreement, "agreement_{}", ("learning_rates",)),
-    "certificates": (
-        certificates, "certificates_{}",
-        ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_smooth", "example_weights",
-         "learning_rates"),
-    ),
+    "certificates": (certificates, "certificates_{}", STUDIED),
     "tuning": (
         tuning, "tuning_{}", ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_sgd", "conv_smooth"),
     ),

@@ -4,16 +4,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
 import drmad_jax as dj
 from benchmarks import lineup
 from benchmarks.problems.study import PROBLEMS
+from drmad_jax.experiments.runs.outer_step import NUM_DIRECTIONS
 
+STUDIED = (
+    "mlp_stable", "mlp_chaotic", "mlp_adam", "conv_smooth", "example_weights", "learning_rates",
+)  # fmt: skip
 NUM_SEEDS = 4
-# As in the run loop of the experiments.
-NUM_DIRECTIONS = 8
 COSINE, CERTIFIED, ERROR = "cosine", "certified cosine", "its error"
 RATIO, RESIDUAL, DRIFT, SHARE = "certified ratio", "residual", "drift", "exact share"
 
@@ -38,7 +39,7 @@ def certificates(name: str) -> dict[str, Any]:
         for run, out, true in zip(runs, hypergradients(method), exact, strict=True):
             worth = certify(out.grad, study.hparams, **run)
             rows.append({
-                COSINE: _cosine(out.grad, true.grad), CERTIFIED: worth.cosine,
+                COSINE: dj.agreement(out.grad, true.grad).cosine, CERTIFIED: worth.cosine,
                 ERROR: worth.cosine_error, RATIO: worth.ratio,
                 RESIDUAL: out.info.segment_residual, DRIFT: out.info.segment_drift,
                 SHARE: out.info.exact_share,
@@ -46,11 +47,6 @@ def certificates(name: str) -> dict[str, Any]:
         keys = {key: [_number(row[key]) for row in rows] for key in rows[0]}
         found[label] = {key: values for key, values in keys.items() if None not in values}
     return found
-
-
-def _cosine(a: Any, b: Any) -> jax.Array:
-    a, b = ravel_pytree(a)[0], ravel_pytree(b)[0]
-    return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
 def _number(value: Any) -> float | None:

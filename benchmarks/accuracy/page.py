@@ -18,9 +18,6 @@ TUNED = ("mlp_stable", "mlp_chaotic", "mlp_adam", "conv_smooth")
 PENALTIES = (
     "short", "mlp_stable", "long", "mlp_chaotic", "mlp_adam", "mlp_adamw", "conv_smooth", "ridge",
 )  # fmt: skip
-CERTIFIED = (
-    "mlp_stable", "mlp_chaotic", "mlp_adam", "conv_smooth", "example_weights", "learning_rates",
-)  # fmt: skip
 SHOWN_ON_THE_WAY = (
     "published", "line, Hessian, all steps", "line, Gauss-Newton, all steps", MEANS, DEFAULT,
     "exact",
@@ -129,7 +126,7 @@ def certificates_table(_: str) -> str:
         "problem", "method", certificates.COSINE, certificates.CERTIFIED, certificates.ERROR,
         certificates.RATIO, certificates.RESIDUAL, certificates.DRIFT, certificates.SHARE,
     )  # fmt: skip
-    found = {name: results(f"certificates_{name}") for name in CERTIFIED}
+    found = {name: results(f"certificates_{name}") for name in certificates.STUDIED}
     mean = lambda row, key: f"{np.mean(row[key]):.2f}" if key in row else "–"
     lines = [
         (problem, label, *(mean(row, key) for key in head[2:]))

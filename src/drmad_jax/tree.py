@@ -81,6 +81,11 @@ def dot(first: PyTree, second: PyTree) -> Float[Array, ""]:
     return jax.tree.reduce(jnp.add, products)
 
 
+def distance(first: PyTree, second: PyTree) -> Float[Array, ""]:
+    """The L2 norm of the difference of two pytrees, in at least float32."""
+    return jnp.sqrt(squared_norm(jax.tree.map(jnp.subtract, first, second)))
+
+
 def add_scaled(first: PyTree, scale: Float[Array, ""] | float | int, second: PyTree) -> PyTree:
     """The sum first + scale · second, in the dtypes of the first."""
     return jax.tree.map(lambda a, b: a + scale * b.astype(a.dtype), first, second)

@@ -142,7 +142,7 @@ class Segment:
         hardly minds its scale); for others the mean does, unless the optimizer bends it (clipping).
         """
         mixed = num_terms != 1
-        gradient = self._met(mean, is_straight, own=mixed and self.terms_read() == "batch")
+        gradient = self._met(mean, is_straight, mixed=mixed)
 
         def of_step(step, d_update, d_state):
             back = self._transposed(self.at(step), gradient(step))(d_update, d_state)
@@ -182,12 +182,12 @@ class Segment:
 
         return add
 
-    def _met(self, mean: PyTree, is_straight: Array, *, own: bool) -> Callable[[Array], PyTree]:
+    def _met(self, mean: PyTree, is_straight: Array, *, mixed: bool) -> Callable[[Array], PyTree]:
         """The gradient that a step's hyperparameters meet in the optimizer."""
         if self._is_linear():
             return lambda step: mean
         alone = lambda step: tree.cast_like(self.gradient(step), mean)
-        if own:
+        if mixed and self.terms_read() == "batch":
             return alone
         return lambda step: jax.lax.cond(is_straight, lambda: mean, lambda: alone(step))
 

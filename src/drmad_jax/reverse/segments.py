@@ -122,8 +122,8 @@ class Segments(ReverseSteps):
         The segment applies exp(−n(C P + D)), and each step's integral W̄ = ∫w̄ dτ to that step's
         terms: λ̄ ← λ̄ − (∂²L/∂λ∂w)ᵀ P W̄ + (∂u/∂λ)ᵀ W̄, u the optimizer's update. Of the operator's
         spectrum only the positive part counts (see `positive_flow`): the true trajectory finds its
-        way around negative curvature, which its stand-in does not. The cotangent of optimizer and
-        model state comes back zero, but for what the optimizer only hands on.
+        way around negative curvature, which its stand-in does not. The cotangent of the optimizer's
+        state is taken along, that of the model's comes back zero.
         """
         segment = Segment.of(run, hparams, state, weight, at, self.num_batches)
         batches, keys = jax.vmap(run.inputs)(segment.sampled)

@@ -208,9 +208,10 @@ class MeasuredSteps(ReverseSteps):
         step = lambda state: run.step(state, hparams)
         last, kept = forward_scan(step, start, [1] * early, keep=lambda state: state.params)
         after = jax.tree.map(lambda x, y: jnp.concatenate([x[1:], y[None]]), kept, last.params)
-        distance = lambda a, b: jnp.sqrt(tree.squared_norm(jax.tree.map(jnp.subtract, a, b)))
-        early_step = jnp.mean(jax.vmap(distance)(after, kept))
-        return self.spread(run.length, self.count(early_step, distance(final.params, start.params)))
+        early_step = jnp.mean(jax.vmap(tree.distance)(after, kept))
+        return self.spread(
+            run.length, self.count(early_step, tree.distance(final.params, start.params))
+        )
 
     def count(self, early_step: Array, distance: Array) -> Int[Array, ""]:
         """The number S of steps.

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
@@ -50,7 +50,7 @@ class Stretches(Method):
 
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> Method:
         """With a length and a purpose; exact as a whole where segments do not fit or save."""
-        count = self._count(run.num_steps)
+        count = self.length_of_end(run.num_steps)
         border = run.num_steps - count
         if border == 0 or (self.save and not self.first.steps.saves(border)):
             return EXACT
@@ -100,7 +100,8 @@ class Stretches(Method):
         cotangent, guard = EXACT.go_back(last, trace.last, hparams, cotangent, guard, share)
         between = cotangent.hparams
         cotangent, guard = self.first.go_back(first, trace.first, hparams, cotangent, guard)
-        of_end, of_segments = _distance(between, before), _distance(cotangent.hparams, between)
+        of_end = tree.distance(between, before)
+        of_segments = tree.distance(cotangent.hparams, between)
         whole = of_end + of_segments
         info = guard.info(of_segments=self.first.steps.takes_stretches)
         share = of_end / jnp.where(whole > 0, whole, 1)
@@ -118,15 +119,12 @@ class Stretches(Method):
         """What the first stretch distorts."""
         return self.first.distorts(self._runs(run)[0], state)
 
-    def _count(self, num_steps: int) -> int:
+    def length_of_end(self, num_steps: int) -> int:
+        """K at T = `num_steps`, where the run is not exact as a whole."""
         if self.num_last is not None:
             return min(self.num_last, num_steps)
         return min(num_steps, max(1, round((20 * num_steps) ** 0.25)) ** 2)
 
     def _runs(self, run: Run) -> tuple[Run, Run]:
-        border = run.num_steps - self._count(run.num_steps)
+        border = run.num_steps - self.length_of_end(run.num_steps)
         return run.stretch(0, border), run.stretch(border, run.num_steps)
-
-
-def _distance(a: PyTree, b: PyTree) -> Array:
-    return jnp.sqrt(tree.squared_norm(jax.tree.map(jnp.subtract, a, b)))
