@@ -60,9 +60,11 @@ METHODS: dict[str, Callable[[int], Method]] = {
     "published, T steps": lambda T: dj.published_drmad(num_reverse_steps=T),
     "truncated, T/10 steps": lambda T: dj.truncated(num_reverse_steps=_tenth(T)),
     "one_step": lambda T: dj.one_step(),
-    "implicit": lambda T: dj.implicit(damping=1e-3),
-    "implicit, 20 batches": lambda T: dj.implicit(num_batches=min(20, T), damping=1e-3),
-    "implicit, CG": lambda T: dj.implicit(solver="cg"),
+    "implicit": lambda T: dj.implicit(curvature="gauss_newton", damping=1e-3),
+    "implicit, 20 batches": lambda T: dj.implicit(
+        curvature="gauss_newton", num_batches=min(20, T), damping=1e-3
+    ),
+    "implicit, CG": lambda T: dj.implicit(curvature="gauss_newton"),
     CHECKPOINTED: lambda T: dj.checkpointed(),
     "checkpointed, 10 levels": lambda T: dj.checkpointed(levels=10),
     STORED: lambda T: dj.stored(),

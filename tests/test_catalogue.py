@@ -79,7 +79,9 @@ def run(method, optimizer, num_steps=NUM_STEPS):
 
     problem = probes.regression(optimizer)
     compute = jax.jit(dj.hypergradient(problem, num_steps=num_steps, method=method))
-    out = compute(hparams, params, dj.host_batches(fetch, held[0]), data)
+    batches = dj.host_batches(fetch, held[0])
+    asked.clear()
+    out = compute(hparams, params, batches, data)
     return jax.block_until_ready(out), len(asked)
 
 
@@ -157,7 +159,7 @@ def temporary_bytes(method, num_steps, optimizer):
     problem = dj.Problem(loss, loss, probes.OPTIMIZERS[optimizer](0.01, probes.KINDS["momenta"]))
     compute = dj.hypergradient(problem, num_steps=num_steps, method=method)
     one = {"x": jax.ShapeDtypeStruct((NUM_WEIGHTS,), jnp.float32)}
-    batches = dj.host_batches(lambda step: None, one)
+    batches = dj.host_batches(lambda step: {"x": np.zeros(NUM_WEIGHTS, np.float32)}, one)
     call = lambda h, w, batch, key: compute(h, w, batches, batch, key=key)
     scalar, key = jax.ShapeDtypeStruct((), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
     with jax.numpy_dtype_promotion("standard"):

@@ -133,7 +133,7 @@ METHODS = {
     "published": dj.published_drmad(num_reverse_steps=3),
     "truncated": dj.truncated(num_reverse_steps=10),
     "one step": dj.one_step(),
-    "implicit": dj.implicit(num_batches=2),
+    "implicit": dj.implicit(curvature="gauss_newton", num_batches=2),
 }
 # fmt: off
 TABLE = {

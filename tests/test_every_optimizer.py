@@ -3,6 +3,7 @@
 The list is taken from the module, so that what a later optax adds is missed by name.
 """
 
+import contextlib
 import functools
 import inspect
 import warnings
@@ -18,6 +19,8 @@ import drmad_jax as dj
 import problems
 
 NUM_STEPS, NUM_EXAMPLES, BATCH_SIZE = 80, 12, 4
+# As many as a Python loop is compiled with.
+FEW = 5
 RATE = 0.02
 # Of the largest relative error of segments at so few steps.
 TOLERANCE = 0.5
@@ -113,6 +116,8 @@ MADE = {
     "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(RATE, eps=1e-4),
     "schedule_free_sgd": lambda: optax.contrib.schedule_free_sgd(RATE),
     "split_real_and_imaginary": lambda: optax.contrib.split_real_and_imaginary(sgd),
+    "sam": lambda: optax.contrib.sam(sgd, optax.sgd(RATE / 4)),
+    "lbfgs": lambda: optax.lbfgs(RATE, linesearch=None),
     "MultiSteps": lambda: optax.MultiSteps(sgd, 3).gradient_transformation(),
 }
 # Nothing to go back through, or nothing but a part of one of the above.
@@ -125,14 +130,12 @@ LEFT_OUT = {
     "scale_by_learning_rate": "a part of all",
     "differentially_private_aggregate": "takes gradients of single examples",
     "dpsgd": "takes gradients of single examples",
-    "lbfgs": "asks for the loss as a function",
-    "scale_by_lbfgs": "asks for the loss as a function",
+    "scale_by_lbfgs": "a part of lbfgs",
     "scale_by_backtracking_linesearch": "asks for the loss as a function",
     "scale_by_zoom_linesearch": "asks for the loss as a function",
     "sophia": "asks for the loss as a function",
     "lookahead": "takes gradients of half of its weights",
     "measure_with_ema": "measures, and moves nothing",
-    "sam": "takes no value of the loss, although it says that it takes more arguments",
 }
 
 
@@ -176,11 +179,17 @@ def part_of(name):
 
 
 # The exact way back is NaN.
-NO_DERIVATIVE = {"dog", "mechanize", "radam"}
+NO_DERIVATIVE = {"dog", "lbfgs", "mechanize", "radam"}
 ALL = set(names())
 TRIED = sorted(
     {*(name for name in ALL if name not in LEFT_OUT and not part_of(name)), "MultiSteps"}
 )
+
+
+@contextlib.contextmanager
+def lenient():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def loss(w, h, batch):
@@ -217,7 +226,7 @@ def test_segments_are_near_the_exact_way_back_or_it_is(name):
 
     def call(method):
         compute = jax.jit(dj.hypergradient(problem, num_steps=NUM_STEPS, method=method))
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with lenient():
             return compute(*given())
 
     segments = dj.segments(4, num_products=5, num_batches=3)
@@ -236,6 +245,102 @@ def test_segments_are_near_the_exact_way_back_or_it_is(name):
         return
     error = problems.relative_error(found.grad, exact.grad)
     assert error < (1e-6 if fell_back else TOLERANCE), f"{error}, exact: {fell_back}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:this optimizer has no finite derivative"
+)
+@pytest.mark.parametrize("name", TRIED)
+def test_exact_methods_are_those_of_a_loop(name):
+    """Alone, and in a vmap over hyperparameters."""
+    optimizer, (h, params, few, judged) = made(name), given_few()
+    both = jax.tree.map(lambda x: jnp.stack([x, x + 0.3]), h)
+
+    def by_hand(h):
+        w, state = params, optimizer.init(params)
+        update = optax.with_extra_args_support(optimizer).update
+        for batch in zip(*few, strict=True):
+            value, grads = jax.value_and_grad(loss)(w, h, batch)
+            extra = {} if name == "sam" else {"value": value, "grad": grads}
+            updates, state = update(grads, state, w, **extra)
+            w = optax.apply_updates(w, updates)
+        return outer_loss(w, h, judged)
+
+    problem = dj.Problem(loss, outer_loss, optimizer)
+    with lenient():
+        wanted = jax.vmap(jax.value_and_grad(by_hand))(both)
+        for method in (dj.stored(), dj.unrolled(), dj.forward()):
+            compute = dj.hypergradient(problem, num_steps=FEW, method=method)
+            batched = jax.jit(jax.vmap(compute, (0, None, None, None)))(both, params, few, judged)
+            close(batched, wanted, str(method))
+            alone = jax.jit(compute)(h, params, few, judged)
+            close(alone, jax.tree.map(lambda x: x[0], wanted), str(method))
+
+
+def close(found, wanted, name):
+    for x, y in zip(*map(jax.tree.leaves, ((found.value, found.grad), wanted)), strict=True):
+        np.testing.assert_allclose(x, y, 1e-7, 1e-10, err_msg=name)
+
+
+def given_few():
+    h, params, batches, judged = given()
+    return h, params, jax.tree.map(lambda x: x[:FEW], batches), judged
+
+
+def test_lookahead_trains_its_fast_weights():
+    (h, params, few, judged), optimizer = given_few(), optax.lookahead(sgd, 2, 0.5)
+    pair = optax.LookaheadParams.init_synced(params)
+
+    def by_hand(h):
+        w, state = pair, optimizer.init(pair)
+        for batch in zip(*few, strict=True):
+            grads = jax.grad(loss)(w.fast, h, batch)
+            updates, state = optimizer.update(grads, state, w)
+            w = optax.apply_updates(w, updates)
+        return outer_loss(w.slow, h, judged)
+
+    of_fast = lambda w, h, batch: loss(w.fast, h, batch)
+    of_slow = lambda w, h, batch: outer_loss(w.slow, h, batch)
+    problem = dj.Problem(of_fast, of_slow, optimizer)
+    with lenient():
+        wanted = jax.grad(by_hand)(h)
+        for method in (dj.checkpointed(), dj.forward()):
+            compute = jax.jit(dj.hypergradient(problem, num_steps=FEW, method=method))
+            found = compute(h, pair, few, judged).grad
+            assert problems.relative_error(found, wanted) < 1e-10
+
+
+REFUSED = {
+    "value_fn.*linesearch=None": lambda: optax.lbfgs(),
+    "value_fn.*learning rate": lambda: before(optax.scale_by_backtracking_linesearch(5)),
+    "obj_fn": lambda: optax.contrib.sophia(RATE),
+    "grad_fn.*opaque_mode=False": lambda: optax.contrib.sam(sgd, sgd, opaque_mode=True),
+    "init_synced": lambda: optax.lookahead(sgd, 2, 0.5),
+}
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:this optimizer has no finite derivative"
+)
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_asks_for_more_than_a_gradient_is_refused_by_name(said):
+    h, params, batches, judged = given()
+    problem = dj.Problem(loss, outer_loss, REFUSED[said]())
+    with pytest.raises((TypeError, ValueError), match=said), lenient():
+        dj.hypergradient(problem, num_steps=NUM_STEPS)(h, params, batches, judged)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:this optimizer has no finite derivative"
+)
+def test_an_update_of_another_shape_is_not_broadcast():
+    """Differentially private ones average over what they take for examples: here the weights."""
+    squares = lambda w, h, batch: h * jnp.sum((w - 1.0) ** 2)
+    optimizer = optax.contrib.dpsgd(RATE, 1.0, 0.1, seed=0)
+    with pytest.raises(ValueError, match="gradient of each example"), lenient():
+        compute = dj.hypergradient(dj.Problem(squares, squares, optimizer), num_steps=3)
+        compute(jnp.asarray(0.5), jnp.zeros(3), jnp.zeros(3), None)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -272,5 +272,5 @@ def test_wrong_options():
     with pytest.raises(TypeError, match="`chunk_size` must be a Python int"):
         forward_gradient(num_directions=2, chunk_size="all")
     problem = dj.Problem(cubic_loss, cubic_loss, optax.sgd(0.1))
-    with pytest.raises(ValueError, match="`hparams` has no leaves"):
+    with pytest.raises(ValueError, match="`hparams` has no entries"):
         dj.hypergradient(problem, num_steps=1, method=forward())({}, TARGET, TARGET[None], TARGET)

@@ -36,14 +36,14 @@ def test_expansion_is_reported_and_its_profile():
     assert bool(info.expanded)
     assert int(info.num_reverse_steps) == NUM_STEPS
     profile = info.cotangent_norm_profile
-    np.testing.assert_allclose(jnp.nanmax(profile), info.cotangent_norm)
+    np.testing.assert_allclose(jnp.max(profile), info.cotangent_norm)
     np.testing.assert_allclose(profile[0], info.cotangent_norm_at_start)
-    assert bool(jnp.all(jnp.isfinite(profile)))
+    assert bool(jnp.all(profile >= 0))
 
 
 def test_profile_of_the_published_steps_is_where_their_weights_are():
     profile = run(dj.published_drmad(num_reverse_steps=3)).info.cotangent_norm_profile
-    assert jnp.flatnonzero(jnp.isfinite(profile)).tolist() == [0, 16, 31]
+    assert jnp.flatnonzero(profile >= 0).tolist() == [0, 16, 31]
 
 
 def test_nothing_is_reported_where_nothing_expands():

@@ -34,7 +34,7 @@ BIASED = {
     "truncated on the line": dj.truncated(num_reverse_steps=3, method=dj.drmad(knots=2)),
     "frozen": dj.truncated(num_reverse_steps=3, frozen=True),
     "one step": dj.one_step(),
-    "conjugate gradient": dj.implicit(damping=0.1),
+    "conjugate gradient": dj.implicit(curvature="gauss_newton", damping=0.1),
     "neumann": dj.implicit(solver="neumann"),
     "nystrom": dj.implicit(solver=dj.nystrom(rank=5)),
 }

@@ -70,7 +70,7 @@ ENTRIES = (
         "mean states, negative curvature left out",
         memory="~2√K states of the last K = √(20 T) steps, 8 others, 5 vectors",
         growth=lambda T: 2 * (20 * T) ** 0.25,
-        cost="K reverse steps, 40 curvature products on 4 batches each",
+        cost="K reverse steps, 40 curvature products on 4 batches each (80 below 900 steps)",
         when="long training, many hyperparameters of any kind",
     ),
     Entry(

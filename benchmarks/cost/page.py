@@ -104,7 +104,7 @@ def _never_above_exact(results: Results) -> Verdict:
         if {default, exact} <= (ratio := cell["over plain training"]).keys()
     }
     worst = max(over, key=over.__getitem__)
-    # Below about 320 steps both are the same program, and differ by noise.
+    # Below about 580 steps both are the same program, and differ by noise.
     return Verdict(f"at most {over[worst]:.2f} of it ({worst})", over[worst] <= 1.1)
 
 

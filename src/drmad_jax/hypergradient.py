@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_scalar
+from drmad_jax._checks.arguments import (
+    check_batches,
+    check_count,
+    check_given,
+    check_inexact,
+    check_key,
+    check_scalar,
+)
 from drmad_jax.methods.certificate import certificate
 from drmad_jax.methods.drmad import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
@@ -234,7 +241,8 @@ def train(
 
     Raises:
         ValueError: When differentiated with respect to `inner_batches` (arrays whose gradient is
-            wanted belong into `hparams`), or to `params` by a method that does not see the start.
+            wanted belong into `hparams`), to something in a closure of the losses or the
+            optimizer, or to `params` by a method that does not see the start.
 
     Example:
         >>> import drmad_jax as dj, jax, jax.numpy as jnp, optax
@@ -275,6 +283,7 @@ def train(
             params = _constant("params", params)
             model_state = _constant("model_state", model_state)
         differentiable = _with_rule(chosen, begin)
+        _check_closures(begin, hparams, params, inner_batches, model_state, key)
         return differentiable(hparams, params, inner_batches, model_state, key)
 
     return call
@@ -306,6 +315,25 @@ def _with_rule(method: Method, begin: Callable[..., tuple[Run, "Start"]]) -> Cal
     differentiable = jax.custom_vjp(plain)
     differentiable.defvjp(forward, backward)
     return differentiable
+
+
+def _check_closures(begin: Callable[..., tuple[Run, "Start"]], *inputs: PyTree) -> None:
+    """Raises a `ValueError` if a step holds a value that is differentiated, and was not handed in.
+
+    A rule for a derivative only follows its arguments, and JAX's own word on it comes late.
+    """
+
+    def step(*inputs):
+        run, start = begin(*inputs)
+        return run.step(start.state, inputs[0])
+
+    held = jax.make_jaxpr(step)(*inputs).consts
+    if any(type(value).__name__ in ("JVPTracer", "LinearizeTracer") for value in held):
+        raise ValueError(
+            "train: a loss or the optimizer holds a value that is differentiated, and a method's "
+            "way back only follows what it is given: pass that value in `hparams`, from where "
+            "losses and optimizer get it, or use method=drmad_jax.unrolled()"
+        )
 
 
 def _constant(name: str, pytree: PyTree) -> PyTree:
@@ -342,7 +370,8 @@ def _checked(
 
 def _run(problem, num_steps, hparams, params, inner_batches, model_state, key):
     """Hyperparameters and weights as arrays, and the run."""
-    hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+    hparams, params = check_given(hparams, params)
+    check_key("hypergradient", key)
     check_batches(inner_batches, num_steps)
     start = lambda hparams: init_state(problem, hparams, params, model_state=model_state)
     return hparams, params, Run(problem, num_steps, inner_batches, key, start)
@@ -363,8 +392,9 @@ def _differentiate(
     grad, d_params = cotangent.hparams, None
     if method.reaches_start(run):
         grad, d_params, _ = start.pull(cotangent)
-    info = info._replace(finite=tree.all_finite((value, grad, d_params)))
-    return Hypergradient(value, tree.cast_like(grad, hparams), final.params, final, d_params, info)
+    grad = tree.cast_like(grad, hparams)
+    info = info._replace(finite=tree.all_finite((value, grad)))
+    return Hypergradient(value, grad, final.params, final, d_params, info)
 
 
 def _estimate(
@@ -378,8 +408,9 @@ def _estimate(
 
     key = None if run.key is None else run.draw_key()
     value, final, grad, info = method.estimate(evaluate, hparams, key)
+    grad = tree.cast_like(grad, hparams)
     info = info._replace(finite=tree.all_finite((value, grad)))
-    return Hypergradient(value, tree.cast_like(grad, hparams), final.params, final, None, info)
+    return Hypergradient(value, grad, final.params, final, None, info)
 
 
 def _check_losses(run: Run, state: TrainState, hparams: PyTree, outer_batch: PyTree) -> None:

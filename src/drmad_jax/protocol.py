@@ -52,7 +52,7 @@ class Info(NamedTuple):
             `None`, as the next two, for methods that do not go back step by step.
         cotangent_norm_at_end: Its norm where the way back begins, ‖∂E/∂w_T‖.
         cotangent_norm_at_start: Its norm where the way back ends.
-        cotangent_norm_profile: Its norm in each of 32 equal parts of training, shape (32,), NaN in
+        cotangent_norm_profile: Its norm in each of 32 equal parts of training, shape (32,), −1 in
             parts that were not visited.
         expanded: Whether the norm outgrew ten times its value at the end: the path expands where
             training did not.

@@ -1,5 +1,6 @@
 """Transforms between unconstrained hyperparameters, which optimizers like, and constrained ones."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -63,15 +64,15 @@ def sigmoid(low: float = 0.0, high: float = 1.0) -> Transform:
         high: Upper bound, not reached.
 
     Raises:
-        ValueError: Unless `low < high`.
+        ValueError: Unless `low < high`, both finite.
 
     Example:
         >>> from drmad_jax import transforms
         >>> round(float(transforms.sigmoid(0.0, 0.5).constrain(0.0)), 4)
         0.25
     """
-    if not low < high:
-        raise ValueError(f"sigmoid: `low` must be below `high`, got {low} and {high}")
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"sigmoid: `low` must be below `high`, both finite, got {low} and {high}")
     width = high - low
 
     def unconstrain(y):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
@@ -41,6 +42,6 @@ def unused_leaves(function: Callable[[PyTree], PyTree], argument: PyTree) -> lis
 def _usage(function: Callable[[PyTree], PyTree], argument: PyTree) -> list[tuple[str, bool]]:
     jaxpr = jax.make_jaxpr(function)(argument).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(argument)]
-    names = map(jax.tree_util.keystr, paths)
-    return list(zip(names, used, strict=True))
+    leaves = zip(jax.tree_util.tree_leaves_with_path(argument), used, strict=True)
+    # Nothing depends on a leaf without entries, and nothing is lost.
+    return [(jax.tree_util.keystr(p), is_used) for (p, x), is_used in leaves if jnp.size(x)]

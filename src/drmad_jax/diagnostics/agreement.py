@@ -38,12 +38,16 @@ def agreement(grad: PyTree, reference: PyTree) -> Agreement:
     Returns:
         An `Agreement` of scalars; NaN where an argument is not finite.
 
+    Raises:
+        ValueError: If the two differ in structure or shapes.
+
     Example:
         >>> import drmad_jax as dj, jax.numpy as jnp
         >>> found = dj.agreement(jnp.array([2.0, 0.0]), jnp.array([1.0, 1.0]))
         >>> [round(float(x), 3) for x in found]
         [0.707, 1.414, 0.5]
     """
+    _check_alike("agreement", grad, reference)
     (grad, norm), (reference, reference_norm) = _unit(grad), _unit(reference)
     same = jnp.sign(grad) == jnp.sign(reference)
     counted = reference != 0
@@ -73,7 +77,7 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Agreement:
         finite.
 
     Raises:
-        ValueError: With fewer than two seeds.
+        ValueError: With fewer than two seeds, or if the two differ in structure or shapes.
 
     Example:
         >>> import drmad_jax as dj, jax.numpy as jnp
@@ -82,6 +86,7 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Agreement:
         >>> [round(float(cosine), 3) for cosine in found.cosine]
         [0.316, 0.316, 1.0]
     """
+    _check_alike("leave_one_out", grads, references)
     flatten = jax.vmap(lambda grad: ravel_pytree(grad)[0])
     grads, references = flatten(grads), flatten(references)
     count = references.shape[0]
@@ -93,6 +98,15 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Agreement:
     weights = (1 - jnp.eye(count, dtype=references.dtype)) * usable.T.astype(references.dtype)
     num_others = jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1)
     return jax.vmap(agreement)(grads, jnp.dot(weights / num_others, references))
+
+
+def _check_alike(where: str, grad: PyTree, reference: PyTree) -> None:
+    shapes = [jax.tree.map(jnp.shape, x) for x in (grad, reference)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{where}: both must have the same structure and shapes, got {shapes[0]} and "
+            f"{shapes[1]}"
+        )
 
 
 def _unit(vector: PyTree) -> tuple[Float[Array, " m"], Float[Array, ""]]:

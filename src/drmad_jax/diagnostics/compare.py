@@ -144,7 +144,10 @@ class _Found(NamedTuple):
     def of(cls, out: Hypergradient, worth: Certificate | None) -> "_Found":
         grad, finite, info = jax.device_get((out.grad, out.info.finite, out.info))
         certified = None if worth is None else float(cast(Array, worth.cosine))
-        return cls(grad, bool(finite), _expansion(info), info.cotangent_norm_profile, certified)
+        profile = info.cotangent_norm_profile
+        if profile is not None:
+            profile = np.where(np.asarray(profile) < 0, np.nan, profile)
+        return cls(grad, bool(finite), _expansion(info), profile, certified)
 
 
 class _Timed:

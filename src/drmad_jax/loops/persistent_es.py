@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from drmad_jax import tree
-from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_number
+from drmad_jax._checks.arguments import (
+    check_batches,
+    check_count,
+    check_directions,
+    check_given,
+    check_key,
+    check_number,
+)
 from drmad_jax.methods.weighted_mean import weighted_mean
 from drmad_jax.methods.zero_order import both_signs, draw_noise
 from drmad_jax.problem import Problem, TrainState, init_state
@@ -148,7 +155,7 @@ class _Windows:
 
     def init(self, hparams: PyTree, params: PyTree, *, model_state: PyTree = None) -> ParticleState:
         """Particles at the start of a run."""
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        hparams, params = check_given(hparams, params)
         state = init_state(self.problem, hparams, params, model_state=model_state)
         repeat = lambda *axes: lambda x: jnp.broadcast_to(x, (*axes, *jnp.shape(x)))
         particles = jax.tree.map(repeat(self.num_pairs, 2), state)
@@ -168,8 +175,11 @@ class _Windows:
         inner_key: Array | None = None,
     ) -> tuple[ParticleState, ParticleInfo]:
         """Trains all particles through one window."""
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        hparams, params = check_given(hparams, params)
         check_batches(inner_batches, self.num_steps)
+        check_directions("persistent_es", hparams)
+        check_key("persistent_es", key)
+        check_key("persistent_es", inner_key)
 
         def train(hparams: PyTree, particle: TrainState) -> tuple[Array, TrainState]:
             start = lambda h: init_state(self.problem, h, params, model_state=model_state)
@@ -202,5 +212,6 @@ class _Windows:
         slopes = (losses[:, 0] - losses[:, 1]) / (2 * self.sigma**2)
         grad, standard_error = weighted_mean(lambda noise: noise, accumulated, slopes)
         value = jnp.mean(losses)
+        grad = tree.cast_like(grad, hparams)
         finite = jnp.isfinite(value) & tree.all_finite(grad)
-        return ParticleInfo(value, tree.cast_like(grad, hparams), standard_error, finite)
+        return ParticleInfo(value, grad, standard_error, finite)

@@ -9,7 +9,13 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax._checks.arguments import check_batches, check_count, check_inexact, check_scalar
+from drmad_jax._checks.arguments import (
+    check_batches,
+    check_count,
+    check_given,
+    check_key,
+    check_scalar,
+)
 from drmad_jax.loops.outer import OuterOptimizer
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.training.run import Run, forward_scan
@@ -111,7 +117,7 @@ def real_time(problem: Problem, outer_optimizer: OuterOptimizer, *, every: int) 
     _check(problem, outer_optimizer, every)
 
     def init(hparams: PyTree, params: PyTree, *, model_state: PyTree = None) -> RealTimeState:
-        hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
+        hparams, params = check_given(hparams, params)
         start = lambda h: init_state(problem, h, params, model_state=model_state)
         tangents = initial_tangents(start, hparams, _all_directions(hparams))
         return RealTimeState(start(hparams), tangents, hparams, outer_optimizer.init(hparams))
@@ -124,6 +130,7 @@ def real_time(problem: Problem, outer_optimizer: OuterOptimizer, *, every: int) 
         key: Array | None = None,
     ) -> tuple[RealTimeState, RealTimeInfo]:
         check_batches(inner_batches, every)
+        check_key("real_time", key)
         hparams, directions = state.hparams, _all_directions(state.hparams)
 
         # Stacked batches are those of this call alone.
@@ -136,8 +143,8 @@ def real_time(problem: Problem, outer_optimizer: OuterOptimizer, *, every: int) 
         value, cotangent = outer_cotangent(problem, train, hparams, outer_batch)
         grad = reshape_like(contract(cotangent.state, tangents), hparams)
         grad = tree.add(cotangent.hparams, grad)
-        finite = jnp.isfinite(value) & tree.all_finite(grad)
         grad = tree.cast_like(grad, hparams)
+        finite = jnp.isfinite(value) & tree.all_finite(grad)
         norms = jnp.sqrt(jax.vmap(tree.squared_norm)(tangents.params))
         hparams, outer_state = outer_optimizer.update(grad, state.outer_state, hparams)
         info = RealTimeInfo(value, grad, finite, jnp.max(norms))

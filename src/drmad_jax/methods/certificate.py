@@ -12,6 +12,8 @@ from drmad_jax.methods.forward import push
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import Certificate
 from drmad_jax.training.run import Run
+from drmad_jax.training.step import outer_cotangent
+from drmad_jax.training.tangents import contract
 
 
 def certificate(
@@ -46,13 +48,9 @@ def certificate(
     along = jax.vmap(lambda row: tree.cast_like(unravel(row), hparams))(directions)
     final, tangents = push(run, state, hparams, along)
 
-    def outer(state, hparams):
-        return run.problem.outer(state.params, hparams, outer_batch, state.model_state)
-
-    inexact, rest = tree.partition(final)
-    of_inexact = lambda inexact, h: outer(tree.combine(inexact, rest), h)
-    slope = lambda *tangent: jax.jvp(of_inexact, (inexact, hparams), tangent)[1]
-    slopes = jax.vmap(slope)(tangents, along).astype(vector.dtype)
+    _, cotangent = outer_cotangent(run.problem, final, hparams, outer_batch)
+    slopes = contract(cotangent.state, tangents) + contract(cotangent.hparams, along)
+    slopes = slopes.astype(vector.dtype)
     length = jnp.linalg.norm(vector)
     ratio = slopes[0] / jnp.where(length > 0, length, 1)
     if num_directions == 0:

@@ -1,8 +1,9 @@
 """What `drmad` is made of: the paths and the steps that it takes, one factory each."""
 
 from collections.abc import Sequence
+from typing import cast
 
-from drmad_jax._checks.arguments import check_choice, check_count
+from drmad_jax._checks.arguments import check_choice, check_count, check_number, check_whole
 from drmad_jax.reverse.paths import Knots, Means
 from drmad_jax.reverse.paths.knots import STATES_ON_PATH, StateOnPath
 from drmad_jax.reverse.segments import Segments
@@ -33,7 +34,7 @@ def knots(knots: int | Sequence[int] = 8, *, optimizer_state: StateOnPath = "aut
 
     Raises:
         ValueError: On fewer than two knots, steps that do not increase from 0, or an unknown name.
-        TypeError: If the number of knots is no Python int.
+        TypeError: If the number of knots, or a step, is no int.
 
     Example:
         >>> import drmad_jax as dj
@@ -41,8 +42,8 @@ def knots(knots: int | Sequence[int] = 8, *, optimizer_state: StateOnPath = "aut
         True
     """
     check_choice("knots", "optimizer_state", optimizer_state, STATES_ON_PATH)
-    if not isinstance(knots, int | str):
-        times = tuple(map(int, knots))
+    if not isinstance(knots, int | float | str):
+        times = check_whole("drmad", "knots", knots)
         increasing = all(a < b for a, b in zip(times, times[1:], strict=False))
         if len(times) < 2 or times[0] != 0 or not increasing:
             raise ValueError(
@@ -51,7 +52,7 @@ def knots(knots: int | Sequence[int] = 8, *, optimizer_state: StateOnPath = "aut
             )
         return Knots(times, optimizer_state)
     check_count("drmad", "knots", knots, least=2)
-    return Knots(knots, optimizer_state)
+    return Knots(cast(int, knots), optimizer_state)
 
 
 def means() -> Means:
@@ -71,7 +72,7 @@ def means() -> Means:
 def segments(
     count: int = 8,
     *,
-    num_products: int = 5,
+    num_products: int | None = None,
     num_batches: int = 4,
     spacing: Spacing = "dense",
     num_terms: int | None = None,
@@ -80,7 +81,8 @@ def segments(
 
     Args:
         count: Number of segments; that of steps where the run is shorter.
-        num_products: Curvature products in each segment.
+        num_products: Curvature products in each segment; `None` for ten where the segments take
+            fewer than 800 steps together, five elsewhere.
         num_batches: Inner batches, spread over the segment, that each product averages.
         spacing: "dense" near the end of training, or "even".
         num_terms: At how many of a segment's steps the terms of the hypergradient are taken, each
@@ -102,7 +104,8 @@ def segments(
     """
     counts = {"count": count, "num_products": num_products, "num_batches": num_batches}
     for name, value in counts.items():
-        check_count("segments", name, value)
+        if value is not None or name != "num_products":
+            check_count("segments", name, value)
     check_choice("segments", "spacing", spacing, SPACINGS)
     if num_terms is not None:
         check_count("segments", "num_terms", num_terms, least=0)
@@ -166,7 +169,8 @@ def measured_steps(*, cap: int, multiplier: float = 1.0, early: int = 10) -> Mea
         A value for `drmad(steps=…)`.
 
     Raises:
-        ValueError: If `cap` or `early` is below 1, or `multiplier` is not positive.
+        ValueError: If `cap` or `early` is below 1, or `multiplier` is not positive and finite.
+        TypeError: If they are no Python numbers.
 
     Example:
         >>> import drmad_jax as dj
@@ -175,6 +179,5 @@ def measured_steps(*, cap: int, multiplier: float = 1.0, early: int = 10) -> Mea
     """
     check_count("measured_steps", "cap", cap)
     check_count("measured_steps", "early", early)
-    if not multiplier > 0:
-        raise ValueError(f"measured_steps: `multiplier` must be positive, got {multiplier}")
+    check_number("measured_steps", "multiplier", multiplier, above=0.0)
     return MeasuredSteps(cap, multiplier, early)

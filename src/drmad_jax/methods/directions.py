@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from drmad_jax._checks.arguments import choose_key
+from drmad_jax._checks.arguments import HeldKey, choose_key
 from drmad_jax.methods.weighted_mean import weighted_mean
 from drmad_jax.training.run import Run
 from drmad_jax.training.tangents import reshape_like, unit_directions
@@ -66,7 +66,7 @@ class RandomDirections:
 
     num_directions: int
     distribution: Distribution
-    key: Array | None
+    key: HeldKey | None
 
     def count(self, hparams: PyTree) -> int:
         """Number of directions."""

@@ -31,11 +31,11 @@ def drmad(
     step with the Hessian, which expands wherever curvature is negative or sharp and training merely
     steered around it. The default goes back in two stretches: the last √(20 T) steps exactly, and
     those before them in eight segments, each taken at once at the mean of its states with the
-    positive part of the Hessian, which does not expand: 40 curvature products, whatever T is
-    (the segments of SOURCE, Bae et al. 2024, with an optimizer's state, each step's own terms, and
-    an exact end). Where these would cost more than they save (below about 320 steps), and where an
-    optimizer does not suit segments, the whole run is taken back exactly. The study in
-    docs/study.md says why.
+    positive part of the Hessian, which does not expand: 40 curvature products, or 80 below about
+    900 steps (the segments of SOURCE, Bae et al. 2024, with an optimizer's state, each step's own
+    terms, and an exact end). Where these would cost more than they save (below about 580 steps),
+    and where an optimizer does not suit segments, the whole run is taken back exactly. The study
+    in docs/study.md says why.
 
     Args:
         knots: Short for `path=drmad_jax.knots(…)`: 2 is the line of the paper, T + 1 the true
@@ -93,8 +93,8 @@ def drmad(
 
     Example:
         >>> import drmad_jax as dj
-        >>> dj.drmad().first.steps.num_products
-        5
+        >>> dj.drmad().first.steps.count
+        8
         >>> dj.drmad(steps=dj.strided_steps(200)).steps
         StridedSteps(count=200, spacing='dense', weighting='count')
     """

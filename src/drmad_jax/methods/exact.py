@@ -162,7 +162,9 @@ def _intervals(every: int | Sequence[int] | None) -> tuple[int, ...] | None:
     """Steps between checkpoints, level by level."""
     if every is None:
         return None
-    levels = (every,) if isinstance(every, int) else tuple(every)
+    levels = (every,) if isinstance(every, int | float | str) else tuple(every)
+    if not levels:
+        raise ValueError("checkpointed: `every` must name at least one interval, got none")
     for level in levels:
         check_count("checkpointed", "every", level)
     levels = levels if levels[-1] == 1 else (*levels, 1)

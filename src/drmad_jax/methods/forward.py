@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
-from drmad_jax._checks.arguments import check_choice, check_count, check_key
+from drmad_jax._checks.arguments import check_choice, check_count, hold_key
 from drmad_jax.methods.directions import (
     DISTRIBUTIONS,
     Directions,
@@ -160,8 +160,8 @@ def forward_gradient(
     check_choice("forward_gradient", "distribution", distribution, DISTRIBUTIONS)
     if chunk_size is not None:
         check_count("forward_gradient", "chunk_size", chunk_size)
-    check_key("forward_gradient", key)
-    return Forward(RandomDirections(num_directions, distribution, key), chunk_size)
+    held = hold_key("forward_gradient", key)
+    return Forward(RandomDirections(num_directions, distribution, held), chunk_size)
 
 
 def push(

@@ -1,6 +1,7 @@
 """Implicit differentiation: the hypergradient at the end of training, by a linear solve."""
 
 import dataclasses
+import warnings
 from typing import Literal
 
 import jax
@@ -9,7 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from drmad_jax import tree
-from drmad_jax._checks.arguments import check_choice, check_count, check_key, check_number
+from drmad_jax._checks.arguments import (
+    HeldKey,
+    check_choice,
+    check_count,
+    check_number,
+    hold_key,
+)
 from drmad_jax.methods.linear_solve import (
     ConjugateGradient,
     LinearSolver,
@@ -23,6 +30,7 @@ from drmad_jax.training.curvature import (
     curvature_product,
     inner_gradient,
     resolve_curvature,
+    said_of,
 )
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent
@@ -38,14 +46,22 @@ class Implicit(Method):
     curvature: str
     damping: float
     num_batches: int
-    key: Array | None
+    key: HeldKey | None
 
     differentiates_optimizer = False
 
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Implicit":
-        """With a curvature chosen."""
-        curvature = resolve_curvature(run.problem, self.curvature)
-        return dataclasses.replace(self, curvature=curvature)
+        """With a curvature chosen: exact, unless told otherwise."""
+        curvature = "hessian" if self.curvature == "auto" else self.curvature
+        rules = run.rules_in_loss(state, hparams)
+        if rules and not isinstance(self.solver, NeumannSeries):
+            warnings.warn(
+                f"{said_of(rules)}, and its Jacobian need not be symmetric, which the linear "
+                'solver assumes: look at `info.residual_norm`, or take solver="neumann"',
+                UserWarning,
+                stacklevel=5,
+            )
+        return dataclasses.replace(self, curvature=resolve_curvature(run.problem, curvature))
 
     def forward(
         self, run: Run, state: TrainState, hparams: PyTree
@@ -63,7 +79,7 @@ class Implicit(Method):
         scale = _largest_entry(rhs)
         unit = jax.tree.map(lambda b: b / jnp.where(scale > 0, scale, 1), rhs)
         product = lambda v: self._product(run, trace, hparams, v)[0]
-        key = run.draw_key() if self.key is None else self.key
+        key = run.draw_key() if self.key is None else self.key.key
         unit_x, count = self.solver(product, unit, damping=self.damping, key=key)
         # Not the solver's own residual, which drifts away from the true one in float32.
         image, mixed = self._product(run, trace, hparams, unit_x)
@@ -135,8 +151,9 @@ def implicit(
             are these without arguments.
         damping: ρ ≥ 0, in units of the curvature; `None` for 0, and for 0.01 with `nystrom`,
             which cannot do without.
-        curvature: "gauss_newton", "hessian", or "auto": Gauss–Newton for a `composite_loss`, the
-            Hessian for any other loss.
+        curvature: "hessian" ("auto" is the same), or "gauss_newton" for a `composite_loss`: never
+            negative, for weights that are not at a minimum, and biased even at one unless the
+            residuals there are zero, of which `info.residual_norm` knows nothing.
         num_batches: How many of the last inner batches B and the mixed term are averaged over; at
             most num_steps are. A noisy B⁻¹ is biased: with small batches, average over many.
         key: Key of the solver's random vectors, which may be traced; if `None`, it comes from the
@@ -147,9 +164,10 @@ def implicit(
         three for `neumann_series`, 3 · rank for `nystrom`. Backward: one curvature product (two to
         three gradients) on `num_batches` batches for each iteration, and one more for the residual.
     Bias:
-        Biased by the distance of w_T from an optimum of the batches used, by the damping, and by
-        what the solver left over. A model state is held fixed. Learning rates and initial weights
-        do not act at an optimum, and are refused. `info.residual_norm` is the true
+        Biased by the distance of w_T from an optimum of the batches used, by the damping, by what
+        the solver left over, and by Gauss–Newton curvature where that is asked for. A model state
+        is held fixed. Learning rates and initial weights do not act at an optimum, and are
+        refused. `info.residual_norm` is the true
         ‖∂E/∂w − (B + ρI)x‖ / ‖∂E/∂w‖: near or above one, do not trust the hypergradient. Well
         above the tolerance with `info.num_iterations` below `max_iterations`, conjugate gradient
         met negative curvature and kept its best x so far: add damping, take Gauss–Newton
@@ -178,12 +196,11 @@ def implicit(
         raise TypeError(f"implicit: `solver` must be a name or a LinearSolver, got {solver!r}")
     check_choice("implicit", "curvature", curvature, ("auto", *CURVATURES))
     check_count("implicit", "num_batches", num_batches)
-    check_key("implicit", key)
     default = getattr(solve, "default_damping", 0.0)
     chosen = default if damping is None else damping
     least, above = (None, 0.0) if default > 0 else (0.0, None)
     check_number("implicit", "damping", chosen, least=least, above=above)
-    return Implicit(solve, curvature, chosen, num_batches, key)
+    return Implicit(solve, curvature, chosen, num_batches, hold_key("implicit", key))
 
 
 def conjugate_gradient(*, max_iterations: int = 100, tolerance: float = 1e-5) -> ConjugateGradient:
@@ -259,7 +276,9 @@ def _widen(vector: PyTree) -> PyTree:
 
 
 def _largest_entry(vector: PyTree) -> Float[Array, ""]:
-    return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda x: jnp.max(jnp.abs(x)), vector))
+    return jax.tree.reduce(
+        jnp.maximum, jax.tree.map(lambda x: jnp.max(jnp.abs(x), initial=0), vector)
+    )
 
 
 def _relative_norm(vector: PyTree, other: PyTree) -> Float[Array, ""]:

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from drmad_jax._checks.arguments import check_count, check_key, check_number, choose_key
+from drmad_jax._checks.arguments import (
+    HeldKey,
+    check_count,
+    check_directions,
+    check_number,
+    choose_key,
+    hold_key,
+)
 from drmad_jax.methods.weighted_mean import weighted_mean
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import Evaluate, Info
@@ -19,12 +26,13 @@ class EvolutionStrategies:
     num_pairs: int
     sigma: float
     chunk_size: int
-    key: Array | None
+    key: HeldKey | None
 
     def estimate(
         self, evaluate: Evaluate, hparams: PyTree, key: Array | None
     ) -> tuple[Float[Array, ""], TrainState, PyTree, Info]:
         """Trains once as it is, and num_pairs times with each sign of a perturbation."""
+        check_directions("evolution_strategies", hparams)
         key = choose_key("evolution_strategies", self.key, key)
         keys = jax.random.split(key, self.num_pairs)
         noise = lambda key: draw_noise(hparams, key, self.sigma)
@@ -86,10 +94,10 @@ def evolution_strategies(
     """
     check_count("evolution_strategies", "num_pairs", num_pairs)
     check_number("evolution_strategies", "sigma", sigma, above=0.0)
-    check_key("evolution_strategies", key)
     chunk_size = num_pairs if chunk_size is None else chunk_size
     check_count("evolution_strategies", "chunk_size", chunk_size)
-    return EvolutionStrategies(num_pairs, float(sigma), min(chunk_size, num_pairs), key)
+    held = hold_key("evolution_strategies", key)
+    return EvolutionStrategies(num_pairs, float(sigma), min(chunk_size, num_pairs), held)
 
 
 def draw_noise(like: PyTree, key: Array, sigma: float) -> PyTree:

@@ -29,13 +29,14 @@ class Guard(NamedTuple):
         at_end: Norm of the weights' cotangent where the way back begins.
         latest: Its norm after the latest visit.
         largest: Its largest norm.
-        profile: Its norm in each of 32 equal parts of training, NaN where nothing was visited.
+        profile: Its norm in each of 32 equal parts of training, −1 where nothing was visited.
         expanded: Whether it has outgrown `EXPANSION` times its norm at the end.
         num_visits: Visits taken.
         residual: The largest residual of a segment.
         drift: By how much, relative to the larger one, the curvature that the cotangent meets
             changes between two segments, at most.
-        curvature: That at the end of the latest segment, NaN before the first.
+        curvature: That at the end of the latest segment.
+        compares: Whether there has been one.
     """
 
     at_end: Float[Array, ""]
@@ -47,6 +48,7 @@ class Guard(NamedTuple):
     residual: Float[Array, ""]
     drift: Float[Array, ""]
     curvature: Float[Array, ""]
+    compares: Bool[Array, ""]
 
     def after(self, position: Float[Array, ""], info: ReverseInfo) -> "Guard":
         """With one more visit, at a position from 0 to 1 on the way of training."""
@@ -64,11 +66,13 @@ class Guard(NamedTuple):
 
     def _after_segment(self, residual: Array, curvatures: Array) -> "Guard":
         begin, end = curvatures.astype(self.curvature.dtype)
-        change = jnp.abs(begin - self.curvature) / jnp.maximum(jnp.abs(begin), self.curvature)
-        # At the first segment there is nothing to compare with.
-        drift = jnp.maximum(self.drift, jnp.nan_to_num(change, nan=0.0))
+        larger = jnp.maximum(jnp.abs(begin), self.curvature)
+        change = jnp.abs(begin - self.curvature) / jnp.where(larger > 0, larger, 1)
+        drift = jnp.where(self.compares, jnp.maximum(self.drift, change), self.drift)
         residual = jnp.maximum(self.residual, residual.astype(self.residual.dtype))
-        return self._replace(residual=residual, drift=drift, curvature=end)
+        return self._replace(
+            residual=residual, drift=drift, curvature=end, compares=jnp.array(True)
+        )
 
     def info(self, *, of_segments: bool = False) -> Info:
         """What is reported."""
@@ -87,11 +91,10 @@ class Guard(NamedTuple):
 def start_guard(cotangent: Cotangent) -> Guard:
     """The guard before the first visit."""
     norm = jnp.sqrt(tree.squared_norm(cotangent.state.params))
-    profile = jnp.full(NUM_BINS, jnp.nan, jnp.float32)
-    zero = jnp.zeros((), jnp.float32)
-    return Guard(
-        norm, norm, norm, profile, jnp.array(False), jnp.int32(0), zero, zero, zero + jnp.nan
-    )
+    # Not NaN, which jax.debug_nans would take for an error.
+    profile = jnp.full(NUM_BINS, -1, jnp.float32)
+    zero, no = jnp.zeros((), jnp.float32), jnp.array(False)
+    return Guard(norm, norm, norm, profile, no, jnp.int32(0), zero, zero, zero, no)
 
 
 def positions(

@@ -23,7 +23,12 @@ from drmad_jax.reverse.guard import (
 )
 from drmad_jax.reverse.paths import Checkpoints, Path
 from drmad_jax.reverse.steps import EveryStep, ReverseSteps, Visits
-from drmad_jax.training.curvature import STEP_CURVATURES, Curvature, resolve_curvature
+from drmad_jax.training.curvature import (
+    STEP_CURVATURES,
+    Curvature,
+    resolve_curvature,
+    said_of,
+)
 from drmad_jax.training.run import Run, forward_scan
 from drmad_jax.training.step import Cotangent, optimizer_update
 
@@ -83,6 +88,12 @@ class Reverse(Method):
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Reverse":
         """With a curvature chosen, and exact where the optimizer does not suit segments."""
         reason = self.steps.unfit(run, state, hparams)
+        unknown = self.path.unknown(run, state, hparams)
+        if unknown:
+            reason = (
+                f"the path does not know what {', '.join(f'`state{x}`' for x in unknown)} was at "
+                "each step: large, not floating-point, and changed by training"
+            )
         if reason is not None:
             warnings.warn(f"{reason}: {_INSTEAD}", UserWarning, stacklevel=5)
             return EXACT.resolve(run, state, hparams)
@@ -96,6 +107,10 @@ class Reverse(Method):
         curvature = resolve_curvature(run.problem, self.curvature)
         if self.curvature == "auto":
             curvature = self._suited(run, curvature)
+        rules = run.rules_in_loss(state, hparams)
+        if rules:
+            curvature = "hessian"
+            warnings.warn(f"{said_of(rules)}: {_AS_WRITTEN}", UserWarning, stacklevel=5)
         steps = self.steps.resolve(run, state, hparams)
         return dataclasses.replace(self, steps=steps, curvature=curvature)
 
@@ -191,6 +206,10 @@ class Reverse(Method):
 
 TRUE_PATH = Checkpoints(None)
 EXACT = Reverse(TRUE_PATH, EveryStep())
+_AS_WRITTEN = (
+    "each curvature product is taken as they are written, reverse over reverse and with the whole "
+    "Hessian, which costs more"
+)
 _INSTEAD = (
     "the whole run is taken back exactly instead. To ask for that without this warning, use "
     "drmad_jax.checkpointed()"

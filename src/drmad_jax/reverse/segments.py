@@ -15,12 +15,14 @@ from drmad_jax.reverse.optimizer_fit import misfit
 from drmad_jax.reverse.optimizer_response import geometric_limit
 from drmad_jax.reverse.paths.base import At
 from drmad_jax.reverse.steps import ReverseSteps, Spacing, Visits, middles, stretches
-from drmad_jax.training.curvature import Curvature, curvature_operator
+from drmad_jax.training.curvature import Curvature, curvature_operator, said_of
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent, ReverseInfo
 
 # Steps of a segment on whose batches the model is evaluated.
 NUM_BATCH_TERMS = 50
+# From here on five products in each segment serve as well as ten.
+LONG = 800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Segments(ReverseSteps):
 
     Attributes:
         count: Number of segments; that of steps where the run is shorter.
-        num_products: Curvature products in each.
+        num_products: Curvature products in each; `None` for ten where they take fewer than 800
+            steps, five elsewhere.
         num_batches: Inner batches over which each product is averaged.
         spacing: As of `StridedSteps`.
         num_terms: At how many of a segment's steps, evenly spread, the terms of the hypergradient
@@ -40,7 +43,7 @@ class Segments(ReverseSteps):
     """
 
     count: int
-    num_products: int
+    num_products: int | None
     num_batches: int
     spacing: Spacing = "dense"
     num_terms: int | None = None
@@ -54,7 +57,7 @@ class Segments(ReverseSteps):
 
     def saves(self, num_steps: int) -> bool:
         """Whether there are clearly more steps than curvature products, on a batch each."""
-        return 1.5 * self.count * self.num_products * self.num_batches < num_steps
+        return 1.5 * self.count * self._products(num_steps) * self.num_batches < num_steps
 
     def read(self, run: Run, state: TrainState, hparams: PyTree) -> bool:
         """As far as its own terms do."""
@@ -65,14 +68,21 @@ class Segments(ReverseSteps):
 
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Segments":
         """With the number of terms chosen by what the hyperparameters read."""
+        chosen = dataclasses.replace(self, num_products=self._products(run.length))
         if self.num_terms is not None:
-            return self
+            return chosen
         counts = {"nothing": 1, "step": EACH, "batch": NUM_BATCH_TERMS}
-        return dataclasses.replace(self, num_terms=counts[self._read(run, state, hparams)])
+        return dataclasses.replace(chosen, num_terms=counts[self._read(run, state, hparams)])
+
+    def _products(self, num_steps: int) -> int:
+        if self.num_products is not None:
+            return self.num_products
+        return 5 if num_steps >= LONG else 10
 
     def unfit(self, run: Run, state: TrainState, hparams: PyTree) -> str | None:
-        """Optimizers without a mean response."""
-        return misfit(run, state, hparams)
+        """Losses whose curvature need not be symmetric, and optimizers without a mean response."""
+        rules = run.rules_in_loss(state, hparams)
+        return said_of(rules) if rules else misfit(run, state, hparams)
 
     def begin(
         self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent
@@ -153,7 +163,7 @@ class Segments(ReverseSteps):
             response.to_gradient,
             start,
             length,
-            num_products=self.num_products,
+            num_products=self._products(run.length),
             decay=response.to_params,
         )
         d_hparams, num_terms = cotangent.hparams, self.num_terms or EACH

@@ -220,9 +220,11 @@ class MeasuredSteps(ReverseSteps):
             early_step: Mean length of the first steps.
             distance: ‖w_T − w_0‖.
         """
-        ratio = jnp.ceil(self.multiplier * distance / early_step)
-        # A run that did not move at all has 0/0: one step is enough.
-        return jnp.clip(jnp.nan_to_num(ratio, nan=1.0), 1, self.cap).astype(jnp.int32)
+        ratio = self.multiplier * distance / jnp.where(early_step > 0, early_step, 1)
+        # For a run that did not move at all one step is enough.
+        at_rest = jnp.where(distance > 0, self.cap, 1)
+        count = jnp.where(early_step > 0, jnp.ceil(ratio), at_rest)
+        return jnp.clip(count, 1, self.cap).astype(jnp.int32)
 
     def spread(self, num_steps: int, count: Int[Array, ""]) -> Visits:
         """`count` visits evenly over the run, in `cap` entries."""

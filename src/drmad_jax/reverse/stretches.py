@@ -53,7 +53,7 @@ class Stretches(Method):
         count = self.length_of_end(run.num_steps)
         border = run.num_steps - count
         if border == 0 or (self.save and not self.first.steps.saves(border)):
-            return EXACT
+            return EXACT.resolve(run, state, hparams)
         first = self.first.resolve(run.stretch(0, border), state, hparams)
         if self.first.steps.takes_stretches and not first.steps.takes_stretches:
             # The optimizer does not suit segments.

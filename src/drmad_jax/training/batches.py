@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PyTree
+
+from drmad_jax._checks.arguments import check_choice, check_count, check_key
 
 Order = Literal["uniform", "shuffled", "cyclic"]
 ORDERS = ("uniform", "shuffled", "cyclic")
@@ -62,6 +65,7 @@ def minibatches(
     Raises:
         ValueError: If `batch_size` is not between 1 and the number of examples, if the leading
             axes differ, or on an unknown `order`.
+        TypeError: If `batch_size` is no Python int, or `key` no key.
 
     Example:
         >>> import drmad_jax as dj, jax, jax.numpy as jnp
@@ -76,13 +80,14 @@ def minibatches(
             "minibatches: every leaf of `data` needs the same leading axis, "
             f"got leading sizes {sorted(map(str, sizes))}"
         )
+    check_count("minibatches", "batch_size", batch_size, least=0)
+    check_key("minibatches", key)
     (size,) = sizes
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"minibatches: `batch_size` must be between 1 and the {size} examples, got {batch_size}"
         )
-    if order not in ORDERS:
-        raise ValueError(f"minibatches: `order` must be one of {ORDERS}, got {order!r}")
+    check_choice("minibatches", "order", order, ORDERS)
     return Minibatches(jax.tree.map(jnp.asarray, data), key, batch_size, order)
 
 
@@ -115,6 +120,11 @@ def host_batches(fetch: Callable[[int], PyTree], example: PyTree) -> HostBatches
     Returns:
         A pytree whose call at step t returns batch t.
 
+    Raises:
+        ValueError: If `fetch` returns another batch when it is asked for step 0 again (an iterator
+            behind it, a generator of random numbers), or one that is not like `example`.
+        TypeError: If `fetch` is not callable.
+
     Example:
         >>> import drmad_jax as dj, numpy as np
         >>> big = np.arange(12.0, dtype=np.float32).reshape(6, 2)
@@ -122,9 +132,33 @@ def host_batches(fetch: Callable[[int], PyTree], example: PyTree) -> HostBatches
         >>> batches(1).tolist()
         [2.0, 3.0]
     """
+    if not callable(fetch):
+        raise TypeError(
+            f"host_batches: `fetch` must be a function of the step, got {type(fetch).__name__}: "
+            "for an array or a list, pass lambda step: data[int(step)]"
+        )
+    _check_repeatable(fetch, example)
     leaves, structure = jax.tree.flatten(example)
     specs = tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
     return HostBatches(fetch, specs, structure)
+
+
+def _check_repeatable(fetch: Callable[[int], PyTree], example: PyTree) -> None:
+    """Asks for one step twice: the way back will."""
+    first, second = fetch(0), fetch(0)
+    kinds = lambda batch: jax.tree.map(lambda x: (jnp.shape(x), str(jnp.result_type(x))), batch)
+    if kinds(first) != kinds(example):
+        raise ValueError(
+            f"host_batches: `fetch` must return batches like `example`, {kinds(example)}, got "
+            f"{kinds(first)}"
+        )
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=False), first, second)
+    if not jax.tree.all(same):
+        raise ValueError(
+            "host_batches: `fetch` returned two different batches for step 0, and the way back "
+            "asks for every step again: it must be a function of the step alone (no iterator, no "
+            "generator that moves on), such as lambda step: data[int(step) % len(data)]"
+        )
 
 
 def batch_at(inner_batches: PyTree, step: Int[Array, ""]) -> PyTree:

@@ -2,7 +2,9 @@
 
 A step of training needs g = ∇_w L(w, λ). Its reverse pass needs, for a cotangent v of g, the
 curvature product ∂(vᵀg)/∂w and the mixed term ∂(vᵀg)/∂λ. Both come out of one differentiation,
-forward over reverse (MixFlow-MG, arXiv 2505.00793), instead of reverse over reverse.
+forward over reverse (MixFlow-MG, arXiv 2505.00793), instead of reverse over reverse: the same
+wherever g is the gradient of a function. Where the loss holds a derivative rule of its own it need
+not be, and both are taken as they are written.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
+from drmad_jax._checks.own_rules import own_rules
 from drmad_jax.problem import CompositeLoss, Problem
 
 Curvature = Literal["hessian", "gauss_newton", "filtered_hessian"]
@@ -98,9 +101,36 @@ def inner_gradient(problem: Problem, curvature: Curvature | None) -> Gradient:
         d_params, d_hparams, d_state = product(problem, inputs, v, v_loss, v_state)
         return d_params, d_hparams, d_state, None, None
 
-    gradient = jax.custom_vjp(plain)
-    gradient.defvjp(forward, backward)
+    with_product = jax.custom_vjp(plain)
+    with_product.defvjp(forward, backward)
+
+    def gradient(*inputs):
+        chosen = plain if rules_in(problem, *inputs) else with_product
+        return chosen(*inputs)
+
     return gradient
+
+
+def rules_in(
+    problem: Problem,
+    params: PyTree,
+    hparams: PyTree,
+    model_state: PyTree,
+    batch: PyTree,
+    key: Array | None,
+) -> list[str]:
+    """Names of the functions in the inner loss that have a derivative rule of their own."""
+    loss = lambda p, h: problem.inner(p, h, batch, model_state, key)[0]
+    return own_rules(loss, params, hparams)
+
+
+def said_of(rules: list[str]) -> str:
+    """What the derivative rules in a loss mean for its gradient."""
+    names = ", ".join(f"`{name}`" for name in rules)
+    return (
+        f"the inner loss holds derivative rules of its own ({names}), so that what training "
+        "follows need not be the gradient of any function"
+    )
 
 
 def _hessian_product(problem: Problem, inputs: tuple, v: PyTree, v_loss: Array, v_state: PyTree):

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from drmad_jax import tree
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.training.batches import batch_at
-from drmad_jax.training.curvature import Curvature
+from drmad_jax.training.curvature import Curvature, rules_in
 from drmad_jax.training.step import Cotangent, ReverseInfo, pull_back, push_forward, step_key
 
 Carry = TypeVar("Carry")
@@ -67,6 +67,11 @@ class Run:
         """One train step, on the inputs of the state's own step counter."""
         inputs = self.inputs(state.step)
         return push_forward(self.problem, state, hparams, *inputs, curvature=curvature)[0]
+
+    def rules_in_loss(self, state: TrainState, hparams: PyTree) -> list[str]:
+        """Names of the functions in the inner loss that have a derivative rule of their own."""
+        batch, key = self.inputs(state.step)
+        return rules_in(self.problem, state.params, hparams, state.model_state, batch, key)
 
     def train(self, state: TrainState, hparams: PyTree, num_steps: int | None = None) -> TrainState:
         """Plain training from `state`, to the end if `num_steps` is `None`; nothing is kept."""

@@ -111,13 +111,69 @@ def step_key(key: Array | None, step: Array | int) -> Array | None:
 
 
 def optimizer_update(problem: Problem, hparams: PyTree) -> Callable[..., tuple[PyTree, PyTree]]:
-    """The optimizer's update at these hyperparameters, `(grads, opt_state, params, loss)`."""
+    """The optimizer's update at these hyperparameters, `(grads, opt_state, params, loss)`.
+
+    It raises a `TypeError` of optimizers that ask for more than a gradient and the loss's value.
+    """
     transformation = problem.transformation(hparams)
 
+    def with_what_it_takes(grads, *state):
+        try:
+            return transformation.update(grads, *state[:2], value=state[2], grad=grads)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+        # Some say that they take more, and do not (optax.contrib.sam).
+        return transformation.update(grads, *state[:2])
+
     def update(grads, opt_state, params, loss):
-        return transformation.update(grads, opt_state, params, value=loss, grad=grads)
+        if isinstance(params, optax.LookaheadParams):
+            grads = grads.fast
+        try:
+            updates, state = with_what_it_takes(grads, opt_state, params, loss)
+        except (AttributeError, TypeError, ValueError) as error:
+            said = str(error).replace("'", "")
+            asked = next((name for name in _ASKED if name in said), None)
+            if asked is None:
+                raise
+            raise TypeError(f"this optimizer {_ASKED[asked]}") from error
+        _check_updates(updates, params)
+        return updates, state
 
     return update
+
+
+# What an optimizer's own error names, and what to do about it.
+_ASKED = {
+    "value_fn": (
+        "asks for the loss as a function (`value_fn`), as line searches do, and no method goes "
+        "back through their loops: take a learning rate, such as "
+        "optax.lbfgs(0.1, linesearch=None)"
+    ),
+    "obj_fn": (
+        "asks for the loss as a function (`obj_fn`), to estimate curvature: take one that moves "
+        "by the gradient, such as optax.adam"
+    ),
+    "grad_fn": (
+        "asks for further gradients inside a step (`grad_fn`): take one that gets by with a "
+        "gradient each step, such as optax.contrib.sam(..., opaque_mode=False)"
+    ),
+    "no attribute fast": (
+        "keeps two copies of the weights: give params=optax.LookaheadParams.init_synced(params), "
+        "and let the losses read params.fast in training and params.slow after it"
+    ),
+}
+
+
+def _check_updates(updates: PyTree, params: PyTree) -> None:
+    """An update of another shape would be broadcast, and train something else."""
+    shapes = lambda pytree: [jnp.shape(leaf) for leaf in jax.tree.leaves(pytree)]
+    if shapes(updates) != shapes(params):
+        raise ValueError(
+            f"the optimizer returns updates of shapes {shapes(updates)} for weights of shapes "
+            f"{shapes(params)}: optimizers that take the gradient of each example "
+            "(optax.contrib.dpsgd) do not get them here"
+        )
 
 
 def reverse_step(

@@ -1,12 +1,14 @@
 """Tangents of the training state: the parts of which forward mode is made."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from drmad_jax import tree
+from drmad_jax._checks.arguments import check_directions
 from drmad_jax.problem import Problem, TrainState
 from drmad_jax.training.step import push_forward, step_key
 
@@ -66,7 +68,11 @@ def push_tangents(
     tangents: TrainState,
     directions: PyTree,
 ) -> tuple[TrainState, TrainState]:
-    """`tangent_step` for any step, `(state, hparams) -> state`."""
+    """`tangent_step` for any step, `(state, hparams) -> state`.
+
+    Raises:
+        TypeError: If the step holds a `jax.custom_vjp` that is differentiated forwards.
+    """
     inexact, rest = tree.partition(state)
     of_inexact = lambda inexact, h: tree.partition(step(tree.combine(inexact, rest), h))
 
@@ -74,7 +80,8 @@ def push_tangents(
         return jax.jvp(of_inexact, (inexact, hparams), (tangent, direction), has_aux=True)
 
     # Only tangents are batched: out_axes=None says that the step itself is taken once.
-    new, tangents, rest = jax.vmap(push, out_axes=(None, 0, None))(tangents, directions)
+    with _said_of_custom_vjp():
+        new, tangents, rest = jax.vmap(push, out_axes=(None, 0, None))(tangents, directions)
     return tree.combine(new, rest), tangents
 
 
@@ -93,6 +100,7 @@ def initial_tangents(
 
     Raises:
         ValueError: If there are no hyperparameters.
+        TypeError: If the start holds a `jax.custom_vjp` that is differentiated forwards.
 
     Example:
         >>> import drmad_jax as dj, jax.numpy as jnp, optax
@@ -103,17 +111,28 @@ def initial_tangents(
         >>> initial_tangents(start, jnp.float32(1), jnp.ones(1)).params.tolist()
         [[2.0, 3.0]]
     """
-    if not jax.tree.leaves(hparams):
-        raise ValueError(
-            "`hparams` has no leaves, so that forward mode has no directions to go along: use "
-            "another method, such as stored()"
-        )
+    check_directions("forward mode", hparams)
 
     def push(direction):
         inexact = lambda h: tree.partition(start(h))[0]
         return jax.jvp(inexact, (hparams,), (direction,))[1]
 
-    return jax.vmap(push)(directions)
+    with _said_of_custom_vjp():
+        return jax.vmap(push)(directions)
+
+
+@contextlib.contextmanager
+def _said_of_custom_vjp() -> Iterator[None]:
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise TypeError(
+            "forward mode cannot go through a function under jax.custom_vjp, nor through a rule "
+            "that calls its own function: let the rule call what is beneath, write a "
+            "jax.custom_jvp, or use a method that goes back, such as checkpointed()"
+        ) from error
 
 
 def unit_directions(hparams: PyTree, indices: Int[Array, " n"]) -> PyTree:
@@ -137,7 +156,7 @@ def unit_directions(hparams: PyTree, indices: Int[Array, " n"]) -> PyTree:
     stacks, offset = [], 0
     for leaf in leaves:
         rows = jax.nn.one_hot(indices - offset, leaf.size, dtype=leaf.dtype)
-        stacks.append(rows.reshape(-1, *leaf.shape))
+        stacks.append(rows.reshape(len(indices), *leaf.shape))
         offset += leaf.size
     return jax.tree.unflatten(structure, stacks)
 

@@ -22,7 +22,8 @@ At = Callable[[Array], TrainState]
 Visit = Callable[[Carry, TrainState, Array | None, At | None], Carry]
 
 # A leaf without a derivative is recorded step by step up to this many entries. Counters and keys
-# are far below; a large integer leaf (a lookup table) does not change during training.
+# are far below; of larger ones only those that do not change in training (a lookup table) are known
+# on a stand-in path.
 LARGEST_RECORDED_LEAF = 64
 
 
@@ -42,6 +43,10 @@ class Path(Protocol):
     def is_true(self, num_steps: int) -> bool:
         """Whether each step is linearised at the state that training passed through."""
         return False
+
+    def unknown(self, run: Run, state: TrainState, hparams: PyTree) -> list[str]:
+        """Names of leaves of the state that it would need, and does not know at each step."""
+        return []
 
     def remember(
         self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
@@ -145,6 +150,21 @@ def record(
 
 class StandIn(Path):
     """A path that remembers a `Record`, and makes of it a state for each visit."""
+
+    def unknown(self, run: Run, state: TrainState, hparams: PyTree) -> list[str]:
+        """Large leaves without a derivative that a step of training changes."""
+        name = jax.tree_util.keystr
+        named = lambda state: {name(p): x for p, x in jax.tree_util.tree_leaves_with_path(state)}
+        rest = named(tree.partition(state._replace(step=None))[1])
+        large = [name for name, x in rest.items() if jnp.size(x) > LARGEST_RECORDED_LEAF]
+        if not large:
+            return []
+        jaxpr, new = jax.make_jaxpr(
+            lambda state: named(run.step(state, hparams)), return_shape=True
+        )(state)
+        before = dict(zip(named(state), jaxpr.jaxpr.invars, strict=True))
+        after = dict(zip(sorted(new), jaxpr.jaxpr.outvars, strict=True))
+        return [name for name in large if after[name] is not before[name]]
 
     def places(self, run: Run, trace: Record, visits: Visits) -> PyTree:
         """Where each visit stands, with a leading axis of visits; handed to `stand_in`."""

@@ -24,6 +24,10 @@ class Frozen(StandIn):
         trace, _ = record(run, state, hparams, [run.length])
         return trace.final, trace
 
+    def unknown(self, run: Run, state: TrainState, hparams: PyTree) -> list[str]:
+        """None: the end is all that is asked for."""
+        return []
+
     def stand_in(self, trace: Record, place: None) -> TrainState:
         """The final state."""
         return tree.partition(trace.final)[0]
