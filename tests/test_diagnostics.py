@@ -40,11 +40,11 @@ def test_agreement_of_a_zero_hypergradient_is_none():
     assert dj.agreement(jnp.ones(2), jnp.array([0.0, 1.0])).sign_agreement == 1
 
 
-def test_leave_one_out_equals_a_loop_over_seeds():
+def test_agreement_with_other_seeds_equals_a_loop_over_seeds():
     grads, exact = jax.random.normal(jax.random.key(1), (2, 5, 7))
     exact = exact.at[3, 0].set(jnp.nan)
     grads = grads.at[1, 2].set(jnp.inf)
-    found = jax.jit(dj.leave_one_out)({"x": grads}, {"x": exact})
+    found = jax.jit(dj.agreement_with_other_seeds)({"x": grads}, {"x": exact})
     assert np.isnan(found.cosine[1]) and np.isnan(found.sign_agreement[1])
     for i in (0, 2, 3, 4):
         mean = np.mean([exact[j] for j in range(5) if j not in (i, 3)], axis=0)
@@ -55,7 +55,7 @@ def test_leave_one_out_equals_a_loop_over_seeds():
         signs = np.mean(np.sign(grads[i]) == np.sign(mean))
         np.testing.assert_allclose(found.sign_agreement[i], signs)
     with pytest.raises(ValueError, match="needs at least two seeds, got 1"):
-        dj.leave_one_out(grads[:1], exact[:1])
+        dj.agreement_with_other_seeds(grads[:1], exact[:1])
 
 
 ARGUMENTS = (problems.hparams(), problems.params(), problems.batches(), problems.data())
@@ -127,11 +127,11 @@ def test_compare_measures_what_its_parts_do(comparison):
     np.testing.assert_allclose(line.cosine, Mean.of(expected.cosine))
     np.testing.assert_allclose(line.norm_ratio, Mean.of(expected.norm_ratio))
     np.testing.assert_allclose(line.sign_agreement, Mean.of(expected.sign_agreement))
-    others = dj.leave_one_out(grads["line"], grads["exact"])
+    others = dj.agreement_with_other_seeds(grads["line"], grads["exact"])
     np.testing.assert_allclose(line.other_seeds, Mean.of(others.cosine))
     np.testing.assert_allclose(line.other_signs, Mean.of(others.sign_agreement))
     np.testing.assert_allclose(comparison["all"].cosine.value, 1)
-    own = dj.leave_one_out(grads["exact"], grads["exact"])
+    own = dj.agreement_with_other_seeds(grads["exact"], grads["exact"])
     np.testing.assert_allclose(comparison["exact"].other_seeds, Mean.of(own.cosine))
 
 

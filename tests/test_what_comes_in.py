@@ -239,6 +239,56 @@ def test_a_hyperparameter_in_a_closure(compiled):
     np.testing.assert_allclose(jax.grad(unrolled)(0.1), difference, rtol=1e-6)
 
 
+@each_method
+@pytest.mark.parametrize("batches", [None, (), lambda step: None])
+def test_losses_that_take_no_batch(name, batches):
+    wanted = run(METHODS[name])
+    compute = jax.jit(lambda h, w: run(METHODS[name], h, w, batches))
+    np.testing.assert_allclose(compute(*GIVEN[:2]).grad["l2"], wanted.grad["l2"])
+
+
+@pytest.mark.parametrize("name", SEES_START)
+def test_a_function_of_ones_own_gives_batches(name):
+    data = jnp.linspace(0.0, 1.0, 4)
+    of_batch = lambda w, h, batch: inner(w, h, None) + batch * jnp.sum(w["a"])
+    problem = dj.Problem(of_batch, fit, optax.sgd(0.1))
+    stacked = run(METHODS[name], batches=data, problem=problem)
+    called = run(METHODS[name], batches=lambda step: data[step], problem=problem)
+    np.testing.assert_allclose(called.grad["l2"], stacked.grad["l2"], rtol=1e-12)
+
+    def trained(h):
+        train = dj.train(problem, num_steps=4, method=METHODS[name])
+        return fit(train(h, GIVEN[1], lambda step: data[step]).params, h, None)
+
+    np.testing.assert_allclose(jax.grad(trained)(GIVEN[0])["l2"], stacked.grad["l2"], rtol=1e-12)
+
+
+@each_method
+def test_a_loss_may_return_more(name):
+    problem = dj.Problem(lambda *given: (inner(*given), {"accuracy": 1}), fit, optax.sgd(0.1))
+    found = run(METHODS[name], problem=problem).grad["l2"]
+    np.testing.assert_allclose(found, run(METHODS[name]).grad["l2"])
+
+
+def test_what_a_loss_asks_for_and_does_not_get():
+    with_key = lambda w, h, b, *, key: inner(w, h, b)
+    with_state = lambda w, h, b, *, model_state: inner(w, h, b)
+    for problem, said in (
+        (dj.Problem(with_key, fit, optax.sgd(0.1)), r"`inner_loss` asks for `key`.*key="),
+        (dj.Problem(inner, with_key, optax.sgd(0.1)), "`outer_loss` asks for `key`"),
+        (dj.Problem(with_state, fit, optax.sgd(0.1)), "`inner_loss` asks for `model_state`"),
+        (
+            dj.Problem(dj.composite_loss(with_key, lambda o, h, b: o), fit, optax.sgd(0.1)),
+            "`predict` asks for `key`",
+        ),
+    ):
+        with pytest.raises(TypeError, match=said):
+            run(dj.drmad(), problem=problem)
+    problem = dj.Problem(with_state, with_state, optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"must return `\(loss, new_model_state\)`"):
+        run(dj.drmad(), problem=problem, model_state=jnp.zeros(()))
+
+
 WRONG = {
     "ints, got 2.5": lambda: dj.drmad(knots=(0, 2.5, 4)),
     "`knots` must be a Python int.*float": lambda: dj.drmad(knots=3.5),
@@ -254,8 +304,24 @@ WRONG = {
     ),
     "both finite, got nan": lambda: dj.transforms.sigmoid(float("nan"), 1.0),
     "both finite, got 0.0 and inf": lambda: dj.transforms.sigmoid(0.0, float("inf")),
+    "log: values must be above zero": lambda: dj.transforms.unconstrain(
+        dj.transforms.log(), jnp.array([1.0, -1.0])
+    ),
+    "sigmoid: values must be between 0.0 and 1.0": lambda: dj.transforms.unconstrain(
+        {"m": dj.transforms.sigmoid()}, {"m": 1.0}
+    ),
+    "softplus: values must be above zero": lambda: dj.transforms.softplus().unconstrain(0.0),
+    "with sum one": lambda: dj.transforms.simplex().unconstrain(jnp.array([0.5, 0.2])),
+    "structure of `hparams`": lambda: dj.transforms.constrain(
+        {"a": dj.transforms.log()}, {"a": 0.0, "b": 0.0}
+    ),
+    r"transforms\['a'\] is no transform": lambda: dj.transforms.constrain({"a": 1.0}, {"a": 0.0}),
+    "`optimizer` must be an optax": lambda: dj.outer_optimizer(0.1),
+    "`project` must be a function": lambda: dj.outer_optimizer(optax.sgd(0.1), project=1.0),
     "agreement: both must have": lambda: dj.agreement({"a": jnp.ones(3)}, {"b": jnp.ones(3)}),
-    "leave_one_out: both must have": lambda: dj.leave_one_out(jnp.ones((3, 2)), jnp.ones((4, 2))),
+    "agreement_with_other_seeds: both must have": lambda: dj.agreement_with_other_seeds(
+        jnp.ones((3, 2)), jnp.ones((4, 2))
+    ),
 }
 
 

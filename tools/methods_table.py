@@ -7,6 +7,7 @@ python -m tools.methods_table README.md docs/methods.md   # write it between its
 import argparse
 from pathlib import Path
 
+from drmad_jax.protocol import Estimator, Method
 from tools.catalogue import ENTRIES, Entry
 from tools.probes import (
     KINDS,
@@ -19,6 +20,8 @@ from tools.probes import (
 
 _MARKS = {"<!-- methods -->": False, "<!-- methods in full -->": True}
 _END = "<!-- end -->"
+# More steps than any method in the table goes back through one by one.
+LONG = 1_000_000
 
 
 def table(*, full: bool = False) -> str:
@@ -71,7 +74,14 @@ def _row(entry: Entry, full: bool) -> dict[str, str]:
         "cost of the way back": entry.cost,
     }
     if full:
-        seen = lambda kind: "wrong" if kind in wrong else _yes(kind in sees)
+        in_part = _of_last_steps(entry.example)
+        seen = lambda kind: (
+            "wrong"
+            if kind in wrong
+            else in_part
+            if kind in sees and in_part
+            else _yes(kind in sees)
+        )
         row |= {kind: seen(kind) for kind in KINDS}
     else:
         row["hyperparameters"] = _in_short(sees, wrong)
@@ -79,6 +89,12 @@ def _row(entry: Entry, full: bool) -> dict[str, str]:
     if full:
         row["model state"] = _yes(takes_model_state(entry.example))
     return row | {"when": entry.when}
+
+
+def _of_last_steps(method: Method | Estimator) -> str:
+    """What is seen of a hyperparameter by methods that leave early steps out."""
+    steps = getattr(method, "steps", None)
+    return "" if steps is None or steps.reaches_start(LONG) else "of the last steps"
 
 
 def _yes(value: bool) -> str:

@@ -1,7 +1,7 @@
 """Hypergradients of whole training runs in JAX, in memory that does not grow with their length."""
 
 from drmad_jax import transforms
-from drmad_jax.diagnostics.agreement import Agreement, agreement, leave_one_out
+from drmad_jax.diagnostics.agreement import Agreement, agreement, agreement_with_other_seeds
 from drmad_jax.diagnostics.compare import compare
 from drmad_jax.diagnostics.metasmoothness import Metasmoothness, metasmoothness
 from drmad_jax.diagnostics.report import Comparison, MethodReport
@@ -90,7 +90,7 @@ __all__ = [
     "initial_tangents",
     "inner_gradient",
     "knots",
-    "leave_one_out",
+    "agreement_with_other_seeds",
     "means",
     "measured_steps",
     "metasmoothness",

@@ -67,7 +67,9 @@ def hypergradient(
         A pure function `(hparams, params, inner_batches, outer_batch, *, model_state=None,
         key=None) -> Hypergradient`, to be jitted, vmapped and sharded by the caller.
         `hparams`: any pytree of floating-point arrays. `params`: initial weights. `inner_batches`:
-        a pytree with leading axis T, or a callable pytree `step -> batch` such as `minibatches`.
+        a pytree with leading axis T, or a function `step -> batch` such as `minibatches`; `None`
+        for losses that take no batch. A function of one's own has to be made inside what is
+        jitted, or be a `jax.tree_util.Partial`.
         `outer_batch`: whatever the outer loss takes. `model_state`: initial model state. `key`:
         key of the run; step t passes `jax.random.fold_in(key, t)` to an inner loss (or a
         composite's `predict`) that takes the keyword `key`, and methods that draw derive their own
@@ -278,7 +280,7 @@ def train(
         chosen = resolved(checked, run, run.start(hparams), hparams)
         if chosen.is_native:
             return chosen.forward(run, run.start(hparams), hparams)[0]
-        inner_batches = _constant("inner_batches", inner_batches)
+        inner_batches = _constant("inner_batches", run.inner_batches)
         if not chosen.reaches_start(run):
             params = _constant("params", params)
             model_state = _constant("model_state", model_state)
@@ -372,7 +374,7 @@ def _run(problem, num_steps, hparams, params, inner_batches, model_state, key):
     """Hyperparameters and weights as arrays, and the run."""
     hparams, params = check_given(hparams, params)
     check_key("hypergradient", key)
-    check_batches(inner_batches, num_steps)
+    inner_batches = check_batches(inner_batches, num_steps)
     start = lambda hparams: init_state(problem, hparams, params, model_state=model_state)
     return hparams, params, Run(problem, num_steps, inner_batches, key, start)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,8 @@ class CompositeLoss:
         self, params: PyTree, hparams: PyTree, batch: PyTree, model_state: PyTree, key: Array | None
     ) -> tuple[PyTree, PyTree]:
         """The model's outputs and its new state (`None` where it has none)."""
-        given = _optional(self.predict, model_state, key)
+        params, hparams, model_state = _made_here((params, hparams, model_state))
+        given = _optional(self.predict, "predict", model_state, key)
         result = self.predict(params, hparams, batch, **given)
         return (result, None) if model_state is None else result
 
@@ -112,7 +113,8 @@ class Problem:
         inner_loss: `(params, hparams, batch) -> scalar`, or a `composite_loss`. If a call passes
             `key` and the loss takes the keyword `key`, it gets a fresh one for each step; if a call
             passes `model_state`, it gets the keyword `model_state` and returns
-            `(scalar, new_model_state)`.
+            `(scalar, new_model_state)`; without one it may return `(scalar, aux)`, of which the
+            second is left alone.
         outer_loss: `(params, hparams, batch) -> scalar`, with the keyword `model_state` where
             there is one.
         optimizer: An optax optimizer, or `hparams -> optimizer` when hyperparameters live inside
@@ -169,15 +171,25 @@ class Problem:
         self, params: PyTree, hparams: PyTree, batch: PyTree, model_state: PyTree, key: Array | None
     ) -> tuple[Float[Array, ""], PyTree]:
         """The inner loss and the new model state (`None` where there is none)."""
-        given = _optional(self.inner_loss, model_state, key)
+        params, hparams, model_state = _made_here((params, hparams, model_state))
+        given = _optional(self.inner_loss, "inner_loss", model_state, key)
         result = self.inner_loss(params, hparams, batch, **given)
-        return (result, None) if model_state is None else result
+        if isinstance(result, tuple) and len(result) == 2:
+            loss, other = result
+            return loss, None if model_state is None else other
+        if model_state is not None:
+            raise TypeError(
+                "`inner_loss` must return `(loss, new_model_state)` where a model state is given, "
+                f"got {type(result).__name__}"
+            )
+        return cast(Array, result), None
 
     def outer(
         self, params: PyTree, hparams: PyTree, batch: PyTree, model_state: PyTree
     ) -> Float[Array, ""]:
         """The outer loss."""
-        given = _optional(self.outer_loss, model_state, None)
+        params, hparams, model_state = _made_here((params, hparams, model_state))
+        given = _optional(self.outer_loss, "outer_loss", model_state, None)
         return self.outer_loss(params, hparams, batch, **given)
 
 
@@ -209,14 +221,40 @@ def init_state(
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
 
 
-def _optional(function: Callable, model_state: PyTree, key: Array | None) -> dict[str, Any]:
+def _made_here(pytree: PyTree) -> PyTree:
+    """The same, its nodes built anew: nnx forbids to change variables of an outer trace."""
+    return jax.tree.map(lambda leaf: leaf, pytree)
+
+
+def _optional(
+    function: Callable, name: str, model_state: PyTree, key: Array | None
+) -> dict[str, Any]:
     """The keywords for a loss: those given, but a key only where the loss can take one."""
     given = {"model_state": model_state, "key": key}
     given = {name: value for name, value in given.items() if value is not None}
     if "key" in given and not _binds(function, given):
         # The run may have a key for its method alone.
         del given["key"]
+    for word, mend in _KEYWORDS.items():
+        if word not in given and _asks_for(function, word):
+            raise TypeError(f"`{name}` asks for `{word}`: {mend}")
     return given
+
+
+_KEYWORDS = {
+    "key": "call with key=jax.random.key(...), which training takes (an outer loss gets none)",
+    "model_state": "call with model_state=...",
+}
+
+
+def _asks_for(function: Callable, word: str) -> bool:
+    try:
+        parameter = inspect.signature(function).parameters.get(word)
+    except ValueError:
+        return False
+    if parameter is None or parameter.kind is not parameter.KEYWORD_ONLY:
+        return False
+    return parameter.default is parameter.empty
 
 
 def _binds(function: Callable, keywords: dict[str, Any]) -> bool:

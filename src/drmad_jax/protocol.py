@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from drmad_jax._checks.drawn import drawn_by
 from drmad_jax._checks.optimizer import warn_of_infinite_slope
 from drmad_jax._checks.unused import unused_leaves, used_leaves
 from drmad_jax.problem import TrainState
@@ -199,7 +200,29 @@ def resolved(
         )
     if method.differentiates_optimizer:
         warn_of_infinite_slope(run.problem, hparams, state.params)
+    drawn = _drawn_by(run, state, hparams)
+    if drawn:
+        warnings.warn(
+            f"hyperparameters that decide random draws, {_named(drawn)} (a dropout rate, the odds "
+            "of a category): a derivative only sees what they do besides, such as rescaling, and "
+            "wrong signs are possible with any method that differentiates. Use "
+            "evolution_strategies(), or noise that changes smoothly with them (Gaussian dropout, a "
+            "concrete mask)",
+            UserWarning,
+            stacklevel=4,
+        )
     return method
+
+
+def _drawn_by(run: Run, state: TrainState, hparams: PyTree) -> list[str]:
+    if run.key is None:
+        return []
+    batch, key = run.inputs(state.step)
+
+    def loss(params, hparams, key):
+        return run.problem.inner(params, hparams, batch, state.model_state, key)[0]
+
+    return drawn_by(loss, state.params, hparams, cast(Array, key))
 
 
 def _unseen(method: Method, run: Run, state: TrainState, hparams: PyTree, outer) -> list[str]:

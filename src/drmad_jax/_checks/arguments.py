@@ -173,8 +173,8 @@ def check_directions(where: str, hparams: PyTree) -> None:
         )
 
 
-def check_batches(inner_batches: PyTree, num_steps: int) -> None:
-    """Raises unless stacked batches have one entry for each step.
+def check_batches(inner_batches: PyTree, num_steps: int) -> PyTree:
+    """A source of batches as a pytree, stacked ones with one entry for each step.
 
     Raises:
         TypeError: On an iterator, which cannot give a batch again.
@@ -188,7 +188,9 @@ def check_batches(inner_batches: PyTree, num_steps: int) -> None:
             "example) with a function of the step"
         )
     if callable(inner_batches):
-        return
+        is_leaf = jax.tree.leaves(inner_batches) == [inner_batches]
+        # A function of one's own is no pytree, which a rule for a derivative takes alone.
+        return jax.tree_util.Partial(inner_batches) if is_leaf else inner_batches
     for path, leaf in jax.tree_util.tree_leaves_with_path(inner_batches):
         shape = jnp.shape(leaf)
         if not shape or shape[0] != num_steps:
@@ -197,6 +199,7 @@ def check_batches(inner_batches: PyTree, num_steps: int) -> None:
                 f"num_steps = {num_steps}, got shape {list(shape)}: stack one batch for each step, "
                 "or pass drmad_jax.minibatches(data, batch_size, key)"
             )
+    return inner_batches
 
 
 def check_scalar(name: str, value: Array) -> None:

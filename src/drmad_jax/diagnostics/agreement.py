@@ -60,12 +60,12 @@ def agreement(grad: PyTree, reference: PyTree) -> Agreement:
     )
 
 
-def leave_one_out(grads: PyTree, references: PyTree) -> Agreement:
+def agreement_with_other_seeds(grads: PyTree, references: PyTree) -> Agreement:
     """How each seed's hypergradient agrees with the mean reference over the other seeds.
 
     Tuning follows the expected hypergradient, of which that of one seed is a noisy sample, the
     exact one no less. These numbers say how good a sample it is; compare a method's with those of
-    the exact method, `leave_one_out(exact, exact)`.
+    the exact method, `agreement_with_other_seeds(exact, exact)`.
 
     Args:
         grads: Hypergradients of one method, leading axis n ≥ 2, one entry per seed.
@@ -82,16 +82,16 @@ def leave_one_out(grads: PyTree, references: PyTree) -> Agreement:
     Example:
         >>> import drmad_jax as dj, jax.numpy as jnp
         >>> exact = jnp.array([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]])
-        >>> found = dj.leave_one_out(exact, exact)  # means (1, -.5), (1, .5), (1, 0)
+        >>> found = dj.agreement_with_other_seeds(exact, exact)  # means (1, -.5), (1, .5), (1, 0)
         >>> [round(float(cosine), 3) for cosine in found.cosine]
         [0.316, 0.316, 1.0]
     """
-    _check_alike("leave_one_out", grads, references)
+    _check_alike("agreement_with_other_seeds", grads, references)
     flatten = jax.vmap(lambda grad: ravel_pytree(grad)[0])
     grads, references = flatten(grads), flatten(references)
     count = references.shape[0]
     if count < 2:
-        raise ValueError(f"leave_one_out: needs at least two seeds, got {count}")
+        raise ValueError(f"agreement_with_other_seeds: needs at least two seeds, got {count}")
     usable = jnp.all(jnp.isfinite(references), axis=1, keepdims=True)
     references = jnp.where(usable, references, 0)
     # Not the sum over all less the seed's own: one of them may be larger by many orders.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from drmad_jax._checks.arguments import check_count, check_inexact, check_number
-from drmad_jax.diagnostics.agreement import agreement, leave_one_out
+from drmad_jax.diagnostics.agreement import agreement, agreement_with_other_seeds
 from drmad_jax.diagnostics.metasmoothness import metasmoothness
 from drmad_jax.diagnostics.report import Comparison, Mean, MethodReport
 from drmad_jax.hypergradient import Hypergradient, hypergradient, trained
@@ -22,7 +22,10 @@ from drmad_jax.problem import Problem
 from drmad_jax.protocol import Certificate, Estimator, Info, Method
 
 Run = Mapping[str, Any]
-_agreements, _leave_one_out = jax.jit(jax.vmap(agreement)), jax.jit(leave_one_out)
+_agreements, _agreement_with_other_seeds = (
+    jax.jit(jax.vmap(agreement)),
+    jax.jit(agreement_with_other_seeds),
+)
 
 
 def compare(
@@ -244,7 +247,7 @@ def _report(
     """All seeds of one method, reduced."""
     stack = lambda found: jax.tree.map(lambda *x: np.stack(x), *[each.grad for each in found])
     same_seed = _agreements(stack(found), stack(exact))
-    other_seeds = _leave_one_out(stack(found), stack(exact))
+    other_seeds = _agreement_with_other_seeds(stack(found), stack(exact))
     expansions = [each.expansion for each in found if each.expansion is not None]
     certified = [each.certified for each in found if each.certified is not None]
     profiles = [each.profile for each in found if each.profile is not None]

@@ -176,7 +176,7 @@ class _Windows:
     ) -> tuple[ParticleState, ParticleInfo]:
         """Trains all particles through one window."""
         hparams, params = check_given(hparams, params)
-        check_batches(inner_batches, self.num_steps)
+        inner_batches = check_batches(inner_batches, self.num_steps)
         check_directions("persistent_es", hparams)
         check_key("persistent_es", key)
         check_key("persistent_es", inner_key)

@@ -129,7 +129,7 @@ def real_time(problem: Problem, outer_optimizer: OuterOptimizer, *, every: int) 
         *,
         key: Array | None = None,
     ) -> tuple[RealTimeState, RealTimeInfo]:
-        check_batches(inner_batches, every)
+        inner_batches = check_batches(inner_batches, every)
         check_key("real_time", key)
         hparams, directions = state.hparams, _all_directions(state.hparams)
 

@@ -209,6 +209,10 @@ def averaged(problem: Problem) -> Problem:
 
 def _over_batches(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def call(params, hparams, batches, model_state, keys):
+        if not jax.tree.leaves((batches, keys)):
+            # Training on everything: all steps are alike.
+            alike = function(params, hparams, batches, model_state, keys)
+            return jax.tree.map(lambda x: jnp.asarray(x)[None], alike)
         axes = (None, None, 0, None, None if keys is None else 0)
         return jax.vmap(function, axes)(params, hparams, batches, model_state, keys)
 
