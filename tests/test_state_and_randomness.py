@@ -199,5 +199,44 @@ def test_a_key_goes_to_the_losses_that_take_one(name):
 def test_a_loss_that_needs_a_key_says_so():
     problem = dj.Problem(lambda w, h, x, *, key: w, without_key, optax.sgd(0.1))
     compute = dj.hypergradient(problem, num_steps=2)
-    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'key'"):
+    with pytest.raises(TypeError, match="`inner_loss` asks for `key`"):
         compute(jnp.ones(()), jnp.ones(()), jnp.ones(2), jnp.ones(()))
+
+
+def test_states_of_nnx_split_work_as_they_are():
+    """Dropout's counter among them, and without a copy."""
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.into, self.out = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
+            self.norm, self.drop = nnx.BatchNorm(4, rngs=rngs), nnx.Dropout(0.2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.drop(self.norm(jnp.tanh(self.into(x)))))
+
+    graph, params, rest = nnx.split(Model(nnx.Rngs(0)), nnx.Param, ...)
+    x = jnp.linspace(-1.0, 1.0, 30, dtype=jnp.float32).reshape(10, 3)
+
+    def inner(w, h, batch, *, model_state):
+        model = nnx.merge(graph, w, model_state)
+        loss = jnp.mean((model(x) - jnp.sum(x, 1, keepdims=True)) ** 2)
+        penalty = jnp.exp(h) * jnp.sum(model.into.kernel[...] ** 2)
+        return loss + penalty, nnx.state(model, nnx.Not(nnx.Param))
+
+    def outer(w, h, batch, *, model_state):
+        model = nnx.merge(graph, w, model_state)
+        model.eval()
+        return jnp.mean((model(x) - 1.0) ** 2)
+
+    problem = dj.Problem(inner, outer, optax.sgd(0.1))
+    given = jnp.asarray(-3.0, jnp.float32), params, None, None
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        grads = [
+            jax.jit(dj.hypergradient(problem, num_steps=3, method=method))(
+                *given, model_state=rest
+            ).grad
+            for method in (dj.unrolled(), dj.drmad(), dj.forward())
+        ]
+    np.testing.assert_allclose(grads[1:], grads[0], rtol=1e-4)
+    assert float(grads[0]) != 0

@@ -1,7 +1,10 @@
 """Pytree helpers: telling apart what has a derivative from what has none."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 
@@ -32,6 +35,31 @@ def zeros_like(tree: PyTree) -> PyTree:
 def add(first: PyTree, second: PyTree) -> PyTree:
     """Leafwise sum, in the dtype of the first tree."""
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), first, second)
+
+
+def placed_like(x: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
+    """In the sharding that `like` has in its type, under an explicit mesh; leading axes whole."""
+    sharding = explicit_sharding(like)
+    if sharding is None:
+        return x
+    leading = (None,) * (x.ndim - len(like.shape))
+    spec = PartitionSpec(*leading, *sharding.spec)
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
+
+
+def whole(x: Array) -> Array:
+    """The same on every device of an explicit mesh."""
+    sharding = explicit_sharding(x)
+    if sharding is None:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def explicit_sharding(x: Array | jax.ShapeDtypeStruct) -> NamedSharding | None:
+    """The sharding in the type of an array under an explicit mesh; `None` under others."""
+    kind: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    is_explicit = kind.sharding is not None and AxisType.Explicit in kind.sharding.mesh.axis_types
+    return kind.sharding if is_explicit else None
 
 
 def squared_norm(tree: PyTree) -> Float[Array, ""]:

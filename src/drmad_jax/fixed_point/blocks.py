@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from drmad_jax import tree
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -28,7 +30,8 @@ class Layout:
         """The vectors of a pytree with this structure."""
         leaves = jax.tree.leaves(pytree)
         return [
-            jnp.concatenate([leaves[i].reshape(-1) for i in members]) for members in self.members
+            jnp.concatenate([tree.whole(leaves[i]).reshape(-1) for i in members])
+            for members in self.members
         ]
 
     def scatter(self, vectors: Sequence[Array]) -> PyTree:

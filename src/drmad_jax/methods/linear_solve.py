@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from drmad_jax import tree
@@ -223,7 +224,10 @@ def _inverse_square_root(core: Float[Array, "k k"]) -> Float[Array, "k k"]:
 def _normal_like(like: PyTree, key: Array, leading: tuple[int, ...]) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
-    draw = lambda key, leaf: jax.random.normal(key, (*leading, *leaf.shape), leaf.dtype)
+
+    def draw(key, leaf):
+        return tree.placed_like(jax.random.normal(key, (*leading, *leaf.shape), leaf.dtype), leaf)
+
     return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
 
 
@@ -233,6 +237,15 @@ def _contract(matrix: Array, stacked: Array) -> Array:
 
 def _gram(first: PyTree, second: PyTree) -> Float[Array, "k l"]:
     """The inner products between two stacks of vectors."""
-    flat = lambda x: x.reshape(x.shape[0], -1)
-    grams = jax.tree.map(lambda a, b: _contract(flat(a), flat(b).T), first, second)
-    return jax.tree.reduce(jnp.add, grams)
+
+    def gram(a, b):
+        inner = list(range(2, a.ndim + 1))
+        sharding = tree.explicit_sharding(a)
+        # Where entries lie on several devices, that of the result has to be said.
+        whole = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+        return jnp.einsum(
+            a, [0, *inner], b, [1, *inner], [0, 1],
+            precision=jax.lax.Precision.HIGHEST, out_sharding=whole,
+        )  # fmt: skip
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(gram, first, second))

@@ -126,7 +126,7 @@ def _basis(
     respond hold K v_j in place of v_j.
     """
     coefficients_of = lambda basis, z: jax.vmap(lambda v: inner(v, z))(basis)
-    empty = jax.tree.map(lambda z: jnp.zeros((count, *z.shape), z.dtype), first)
+    empty = jax.tree.map(lambda z: jnp.broadcast_to(jnp.zeros_like(z), (count, *z.shape)), first)
     dtype = jax.eval_shape(inner, first, first).dtype
 
     def extend(index, carry):

@@ -268,7 +268,8 @@ def random_signs(like: PyTree) -> PyTree:
         number = jax.lax.iota(jnp.uint32, leaf.size) + jnp.uint32(index * 0x61C88647 % 2**32)
         mixed = (number ^ (number >> 16)) * jnp.uint32(0x7FEB352D)
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x846CA68B)
-        heads = (mixed >> 31).reshape(leaf.shape)
-        return jnp.where(heads == 1, jnp.ones_like(leaf), -jnp.ones_like(leaf))
+        heads = (mixed >> 31).reshape(leaf.shape) == 1
+        one = jnp.ones((), leaf.dtype)
+        return tree.placed_like(jnp.where(heads, one, -one), leaf)
 
     return jax.tree.unflatten(structure, list(map(draw, range(len(leaves)), leaves)))

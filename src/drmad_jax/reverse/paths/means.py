@@ -43,7 +43,7 @@ class Means(StandIn):
             return jax.tree.map(add, sums, tree.partition(state)[0])
 
         zeros = tree.widen(tree.zeros_like(tree.partition(state)[0]))
-        zeros = jax.tree.map(lambda x: jnp.zeros((len(counts), *x.shape), x.dtype), zeros)
+        zeros = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(counts), *x.shape)), zeros)
         lengths = [length for stretch in pieces for length in stretch]
         trace, sums = record(run, state, hparams, lengths, start=zeros, follow=follow)
         mean = jax.vmap(lambda sums, count: jax.tree.map(lambda x: x / count.astype(x.dtype), sums))

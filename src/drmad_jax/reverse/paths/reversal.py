@@ -160,9 +160,10 @@ class Reversal(Path):
         leaves = jax.tree.leaves(like.params)
         dtypes = [leaves[members[0]].dtype for members in where.members]
         bits = self.fraction_bits
-        return where.scatter(
+        floats = where.scatter(
             [to_float(number, bits, dtype) for number, dtype in zip(numbers, dtypes, strict=True)]
         )
+        return jax.tree.map(tree.placed_like, floats, like.params)
 
     def _quantised(self, state: TrainState, where: Layout) -> list[Fixed]:
         floats = where.gather(state.params) + where.gather(state.opt_state.velocity)
@@ -250,7 +251,8 @@ def _isolated(function: Callable, live: Bool[Array, ""], *args: PyTree) -> PyTre
     """
 
     def in_loop(*args):
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *args))
+        zero = lambda x: tree.placed_like(jnp.zeros(x.shape, x.dtype), x)
+        zeros = jax.tree.map(zero, jax.eval_shape(function, *args))
         return jax.lax.fori_loop(0, live.astype(jnp.int32), lambda *_: function(*args), zeros)
 
     def in_barriers(*args):
