@@ -55,6 +55,7 @@ def test_readme_code_runs_as_printed():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
     promotions = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    names = {}
     with promotions[0], promotions[1]:
         for block in blocks:
-            exec(compile(block, "README.md", "exec"), {})
+            exec(compile(block, "README.md", "exec"), names)

@@ -12,6 +12,7 @@ from drmad_jax.loops.online import online_learning_rates, online_penalties
 from drmad_jax.loops.outer import OuterOptimizer, outer_optimizer
 from drmad_jax.loops.persistent_es import ParticleInfo, ParticleState, PersistentES, persistent_es
 from drmad_jax.loops.real_time import RealTime, RealTimeInfo, RealTimeState, real_time
+from drmad_jax.loops.tuning import OuterInfo, OuterLoop, OuterState, Tuned, outer_loop, tune
 from drmad_jax.methods.choices import (
     every_step,
     knots,
@@ -58,7 +59,10 @@ __all__ = [
     "MethodReport",
     "Minibatches",
     "OnlineState",
+    "OuterInfo",
+    "OuterLoop",
     "OuterOptimizer",
+    "OuterState",
     "ParticleInfo",
     "ParticleState",
     "PersistentES",
@@ -69,7 +73,9 @@ __all__ = [
     "ReverseInfo",
     "StepInfo",
     "TrainState",
+    "Tuned",
     "agreement",
+    "agreement_with_other_seeds",
     "certify",
     "checkpointed",
     "compare",
@@ -90,7 +96,6 @@ __all__ = [
     "initial_tangents",
     "inner_gradient",
     "knots",
-    "agreement_with_other_seeds",
     "means",
     "measured_steps",
     "metasmoothness",
@@ -100,6 +105,7 @@ __all__ = [
     "one_step",
     "online_learning_rates",
     "online_penalties",
+    "outer_loop",
     "outer_optimizer",
     "per_block",
     "persistent_es",
@@ -118,6 +124,7 @@ __all__ = [
     "trained",
     "transforms",
     "truncated",
+    "tune",
     "unrolled",
 ]
 __version__ = "0.1.0.dev0"
