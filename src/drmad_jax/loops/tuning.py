@@ -156,17 +156,16 @@ def outer_loop(
 
     def step(state: OuterState, key: Array) -> tuple[OuterState, OuterInfo]:
         check_key("outer_loop", key)
+        found: Any
         if num_seeds == 1:
-            first = run(state.hparams, key)
-            found = jax.tree.map(lambda x: jnp.asarray(x)[None], first)
+            # A vmap over one run costs more than the run.
+            found = jax.tree.map(lambda x: jnp.asarray(x)[None], run(state.hparams, key))
         else:
-            keys = jax.random.split(key, num_seeds)
-            found = jax.vmap(run, (None, 0))(state.hparams, keys)
-            first = jax.tree.map(lambda x: x[0], found)
-        info = _info(*found, state=first[0].state)
-        return _moved(state, info), info
+            found = jax.vmap(run, (None, 0))(state.hparams, jax.random.split(key, num_seeds))
+        info = _info(*found)
+        return moved(state, info), info
 
-    def _moved(state: OuterState, info: OuterInfo) -> OuterState:
+    def moved(state: OuterState, info: OuterInfo) -> OuterState:
         at, length = state.hparams, state.length
         is_best = info.finite & (info.value < state.best_value)
         best = _where(is_best, at, state.best)
@@ -190,7 +189,7 @@ def outer_loop(
     return OuterLoop(init, step)
 
 
-def _info(out: Hypergradient, measured: Mapping[str, Array], *, state: TrainState) -> OuterInfo:
+def _info(out: Hypergradient, measured: Mapping[str, Array]) -> OuterInfo:
     """Means over the leading axis of seeds."""
     mean = lambda x: jnp.mean(x, axis=0)
     grad = jax.tree.map(mean, out.grad)
@@ -202,6 +201,7 @@ def _info(out: Hypergradient, measured: Mapping[str, Array], *, state: TrainStat
         trusted = finite & (slope > 0)
         cosine = None if certificate.cosine is None else mean(certificate.cosine)
     measured = {name: mean(x) for name, x in measured.items()}
+    state = jax.tree.map(lambda x: x[0], out.state)
     return OuterInfo(
         mean(out.value), grad, out.value, finite, trusted, slope, cosine, measured, state
     )
@@ -281,21 +281,21 @@ def tune(
     check_key("tune", key)
     if patience is not None:
         check_count("tune", "patience", patience)
-    state = loop.init(hparams) if state is None else state
-    step, history = jax.jit(loop.step), []
-    for index in range(int(state.step), num_outer_steps):
-        state, info = step(state, jax.random.fold_in(key, index))
+    at: OuterState = loop.init(hparams) if state is None else state
+    step, history = jax.jit(loop.step), list[dict[str, Any]]()
+    for index in range(int(at.step), num_outer_steps):
+        at, info = step(at, jax.random.fold_in(key, index))
         line = _line(index, info)
         history.append(line)
         if log is not None:
             log(line)
-        stop = callback is not None and callback(state, info)
-        why = "the callback said so" if stop else _reason(state, info, patience)
+        stop = callback is not None and callback(at, info)
+        why = "the callback said so" if stop else _reason(at, info, patience)
         if why:
             break
     else:
         why = f"{num_outer_steps} outer steps"
-    return Tuned(state.best, float(state.best_value), history, why, state)
+    return Tuned(at.best, float(at.best_value), history, why, at)
 
 
 def _line(index: int, info: OuterInfo) -> dict[str, Any]:
