@@ -162,3 +162,14 @@ def test_what_is_wrong_is_said():
         dj.tune(loop(), START, num_outer_steps=1, key=0)
     with pytest.raises(ValueError, match="`patience` must be at least 1"):
         tuned(loop(), patience=0)
+
+
+def test_the_optimizer_gets_the_value():
+    """Those that wait on a plateau, or take Polyak's steps, look at it."""
+
+    def update(grads, state, params, *, value, **more):
+        return jax.tree.map(lambda g: -0.1 * g, grads), value
+
+    seeing = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+    found = tuned(loop(optimizer=seeing), num_outer_steps=2)
+    np.testing.assert_array_equal(found.state.outer_state, found.history[-1]["outer_loss"])
