@@ -5,7 +5,7 @@ from PIL import Image
 
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.cli import main
-from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.errors import ConfigError, RunFolderError
 from drmad_jax.experiments.runs.compare import DEFAULT_METHODS, REFERENCE, compare, standard_methods
 
 
@@ -72,3 +72,10 @@ def test_default_methods_are_among_those_that_can_be_named(config):
     assert set(DEFAULT_METHODS) <= set(methods)
     assert methods["config"] == methods["drmad"]
     assert methods["truncated"].steps.count == config.inner.num_steps // 10
+
+
+def test_folder_of_a_run_is_refused(config, tmp_path):
+    (tmp_path / "config.toml").write_text(configs.to_toml(config))
+    with pytest.raises(RunFolderError, match="has other files than those of a comparison"):
+        compare(config, tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]

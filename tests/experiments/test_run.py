@@ -13,6 +13,7 @@ import pytest
 from tiny import TINY, without_seconds
 
 from drmad_jax.experiments import config as configs
+from drmad_jax.experiments import files
 from drmad_jax.experiments.errors import ConfigError, RunFolderError, RunStopped
 from drmad_jax.experiments.runs.draw import draw
 from drmad_jax.experiments.runs.loop import run
@@ -130,6 +131,16 @@ def test_foreign_folder_is_left_alone(config, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="is not a run folder: it has no config.toml"):
         run(config, tmp_path, resume=True, progress=False)
+
+
+def test_folder_in_use_or_of_a_comparison_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_PATIENCE", 0)
+    with files.locked(tmp_path), pytest.raises(RunFolderError, match="in use by another process"):
+        run(config, tmp_path, resume=True, progress=False)
+    (tmp_path / "compare.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="is the folder of a comparison"):
+        run(config, tmp_path, resume=True, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
 
 
 def test_resuming_with_another_config_names_the_keys(finished, tiny):

@@ -1,15 +1,13 @@
 """All variants of a configuration file, one run after the other."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunFolderError, RunStopped
+from drmad_jax.experiments.files import say
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.loop import run
 from drmad_jax.experiments.runs.summary import COMPLETE
@@ -88,7 +86,7 @@ def run_all(
             yield Outcome(config, folder, summary, skipped=True)
             continue
         if progress:
-            tqdm.write(f"[{number}/{len(variants)}] {config.label}", file=sys.stderr)
+            say(f"[{number}/{len(variants)}] {config.label}")
         try:
             summary = run(config, folder, resume=resume, progress=progress)
         except RunStopped:

@@ -1,7 +1,6 @@
 """`drmad-jax compare`: methods beside the exact one on the problem of a configuration."""
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from tqdm import tqdm
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config, to_toml
 from drmad_jax.experiments.config.section import suggest
-from drmad_jax.experiments.errors import ConfigError
-from drmad_jax.experiments.files import write_json, write_text
+from drmad_jax.experiments.errors import ConfigError, RunFolderError
+from drmad_jax.experiments.files import say, write_json, write_text
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.outer_step import outer_key
 from drmad_jax.experiments.runs.summary import device, versions
@@ -79,10 +78,29 @@ def compare(
 
     Raises:
         ConfigError: On an unknown name, fewer than two seeds, or a method that cannot be run here.
+        RunFolderError: If the folder is that of something else, or in use.
     """
     methods = _chosen(config, names)
     if num_seeds < 2:
         raise ConfigError(f"--seeds: expected at least 2, got {num_seeds}")
+    with run_folder.claimed(folder):
+        _check(folder)
+        comparison = _measure(config, methods, num_seeds, progress)
+        _write(folder, config, comparison)
+    return comparison
+
+
+def _check(folder: Path) -> None:
+    found = any(not path.name.startswith(".") for path in folder.iterdir())
+    if found and not (folder / run_folder.COMPARISON).exists():
+        raise RunFolderError(
+            f"{folder} has other files than those of a comparison; choose another folder with --out"
+        )
+
+
+def _measure(
+    config: Config, methods: dict[str, dj.Method], num_seeds: int, progress: bool
+) -> dj.Comparison:
     task = make_task(config)
     data = task.load_data()
     measure = dj.compare(
@@ -95,18 +113,21 @@ def compare(
     sample = jax.jit(task.sample)
     runs = (sample(outer_key(config, seed), data)._asdict() for seed in range(num_seeds))
     if progress:
-        tqdm.write(f"compiling {len(methods)} methods", file=sys.stderr)
+        say(f"compiling {len(methods)} methods")
         runs = tqdm(runs, desc=f"{config.name} compare", total=num_seeds, unit="seed")
     try:
         comparison = measure(task.init_hparams(), runs)
     except ValueError as error:
         raise ConfigError(f"this comparison cannot be run: {error}") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / run_folder.CONFIG, to_toml(config))
-    write_text(folder / MARKDOWN, comparison.to_markdown())
-    conditions = {"name": config.name, "versions": versions(), "device": device()}
-    write_json(folder / run_folder.COMPARISON, conditions | json.loads(comparison.to_json()))
     return comparison
+
+
+def _write(folder: Path, config: Config, comparison: dj.Comparison) -> None:
+    conditions = {"name": config.name, "versions": versions(), "device": device()}
+    # First what makes the folder that of a comparison.
+    write_json(folder / run_folder.COMPARISON, conditions | json.loads(comparison.to_json()))
+    write_text(folder / MARKDOWN, comparison.to_markdown())
+    write_text(folder / run_folder.CONFIG, to_toml(config))
 
 
 def _chosen(config: Config, names: Iterable[str]) -> dict[str, dj.Method]:

@@ -1,7 +1,6 @@
 """The run loop: compiles one outer step, repeats it, and keeps what it finds in a run folder."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, RunStopped
-from drmad_jax.experiments.files import write_json
+from drmad_jax.experiments.files import say, write_json
 from drmad_jax.experiments.metrics import REVERSE
 from drmad_jax.experiments.runs import outer_step, run_folder
 from drmad_jax.experiments.runs.checkpoints import checkpoints_of, restore
@@ -44,24 +43,25 @@ def run(
         The summary, as written.
 
     Raises:
-        RunFolderError: If the folder cannot be used.
+        RunFolderError: If the folder cannot be used, or another process is at work in it.
         ConfigError: If the configuration cannot be compiled.
         RunStopped: If the hypergradient or the loss is not finite.
     """
-    run_folder.check(folder, config, resume=resume)
-    summary = run_folder.read_summary(folder)
-    if summary is not None and summary["status"] == COMPLETE:
-        return summary
-    if progress:
-        tqdm.write(f"compiling {config.label}", file=sys.stderr)
-    loop = _Loop(config, folder)
-    run_folder.begin(folder, config)
-    try:
-        loop.tune(progress)
-    except RunStopped as stopped:
-        loop.finish(str(stopped), progress)
-        raise
-    return loop.finish(COMPLETE, progress)
+    with run_folder.claimed(folder):
+        run_folder.check(folder, config, resume=resume)
+        summary = run_folder.read_summary(folder)
+        if summary is not None and summary["status"] == COMPLETE:
+            return summary
+        if progress:
+            say(f"compiling {config.label}")
+        loop = _Loop(config, folder)
+        run_folder.begin(folder, config)
+        try:
+            loop.tune(progress)
+        except RunStopped as stopped:
+            loop.finish(str(stopped), progress)
+            raise
+        return loop.finish(COMPLETE, progress)
 
 
 class _Loop:

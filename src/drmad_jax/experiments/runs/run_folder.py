@@ -1,8 +1,10 @@
 """The files of a run: its configuration, lines of metrics, a summary."""
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from jaxtyping import PyTree
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.files import write_atomically, write_text
+from drmad_jax.experiments.files import append_line, locked, write_atomically, write_text
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -25,8 +27,34 @@ FIGURES = "figures"
 COMPARISON = "compare.json"
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes a folder this process's own for as long as it writes into it.
+
+    Args:
+        folder: A run folder or that of a comparison. It is made where it is not there, and gone
+            again afterwards where nothing was put into it.
+
+    Yields:
+        Nothing, once no other process writes into the folder.
+
+    Raises:
+        RunFolderError: If another process does, and does not end soon, or it is no folder.
+    """
+    _refuse_file(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
 def check(folder: Path, config: Config, *, resume: bool) -> None:
-    """Makes sure that a run may write into the folder; changes nothing.
+    """Makes sure that the folder is that of this run, or of none; changes nothing.
 
     Args:
         folder: The run folder, which need not exist.
@@ -37,8 +65,7 @@ def check(folder: Path, config: Config, *, resume: bool) -> None:
         RunFolderError: If there are files and `resume` is false, or they belong to no run, or to
             one with another configuration.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; choose another run folder with --out")
+    _refuse_file(folder)
     # Hidden files may be left by a run killed while it wrote its first file.
     found = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     if not found:
@@ -47,6 +74,10 @@ def check(folder: Path, config: Config, *, resume: bool) -> None:
         raise RunFolderError(
             f"{folder} is not empty; pass --resume to go on with the run in it, "
             "or choose another run folder with --out"
+        )
+    if (folder / COMPARISON).exists():
+        raise RunFolderError(
+            f"{folder} is the folder of a comparison; choose another run folder with --out"
         )
     changed = configs.differences(read_config(folder), config)
     if changed:
@@ -58,13 +89,12 @@ def check(folder: Path, config: Config, *, resume: bool) -> None:
 
 
 def begin(folder: Path, config: Config) -> None:
-    """Makes the folder and writes the resolved configuration; the run has no summary until its end.
+    """Writes the resolved configuration; the run has no summary until its end.
 
     Args:
         folder: The run folder.
         config: The configuration.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, configs.to_toml(config))
     (folder / SUMMARY).unlink(missing_ok=True)
 
@@ -94,9 +124,7 @@ def append(folder: Path, file: str, line: Mapping[str, Any]) -> None:
         file: Name of the file.
         line: Names and values; numbers that are not finite become null, as JSON has none.
     """
-    text = json.dumps(_plain(line), allow_nan=False)
-    with open(folder / file, "a", encoding="utf-8") as lines:
-        lines.write(text + "\n")
+    append_line(folder / file, json.dumps(_plain(line), allow_nan=False))
 
 
 def keep(folder: Path, file: str, count: int) -> None:
@@ -158,6 +186,11 @@ def write_hparams(folder: Path, hparams: PyTree) -> None:
         for path, leaf in leaves
     }
     write_atomically(folder / HPARAMS, lambda file: np.savez(file, **arrays))  # pyright: ignore
+
+
+def _refuse_file(folder: Path) -> None:
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; choose another run folder with --out")
 
 
 def _whole_lines(path: Path) -> list[str]:
