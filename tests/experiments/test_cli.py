@@ -1,4 +1,6 @@
 import inspect
+import os
+import signal
 import sys
 
 import jax
@@ -8,6 +10,7 @@ from tiny import TINY
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.cli import main
 from drmad_jax.experiments.config.factories import Method
+from drmad_jax.experiments.ending import run_to_exit_code
 
 
 @pytest.fixture
@@ -84,6 +87,28 @@ def test_interrupted_run_says_how_to_go_on(config_file, monkeypatch, capsys):
     monkeypatch.setattr("drmad_jax.experiments.runs.loop.run", interrupt)
     assert main(["run", str(config_file)]) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signals_end_a_run_as_an_interruption_does(config_file, monkeypatch, capsys, name):
+    number = getattr(signal, name)
+    loop = "drmad_jax.experiments.runs.loop.run"
+    monkeypatch.setattr(loop, lambda *arguments, **options: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    assert main(["run", str(config_file)]) == 128 + number
+    hint = "interrupted; --resume goes on from the last finished outer step\n"
+    assert capsys.readouterr().err.endswith(hint)
+    assert signal.getsignal(number) is before
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch):
+    """As `nohup` wants it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        hang_up = lambda: os.kill(os.getpid(), signal.SIGHUP)
+        assert run_to_exit_code(hang_up, can_resume=False) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_missing_data_set_is_exit_code_1(config_file, tmp_path, monkeypatch, capsys):

@@ -188,11 +188,11 @@ def test_killed_before_the_first_step(finished, config, tmp_path):
     assert_same_outcome(folder, finished)
 
 
-def start_and_kill(config_file, folder, delay, lines):
-    """Runs in another process, and kills it some time after it has written `lines` lines."""
+def start_and_kill(config_file, folder, delay, lines, how=signal.SIGKILL):
+    """Runs in another process, and ends it some time after it has written `lines` lines."""
     words = ["run", str(config_file), "--out", str(folder), "--resume"]
-    code = f"from drmad_jax.experiments.cli import main; main({words!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    code = f"import sys; from drmad_jax.experiments.cli import main; sys.exit(main({words!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
@@ -200,18 +200,22 @@ def start_and_kill(config_file, folder, delay, lines):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(how)
+    _, told = process.communicate()
+    return process.returncode, told
 
 
 @pytest.mark.slow
-def test_killed_twice_and_resumed_is_uninterrupted(finished, config, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+def test_killed_twice_and_resumed_is_uninterrupted(finished, config, tmp_path, how):
     config_file = tmp_path / "config.toml"
     config_file.write_text(configs.to_toml(config))
     folder = tmp_path / "run"
     chance = random.Random(0)
-    start_and_kill(config_file, folder, chance.uniform(0, 0.2), lines=1)
-    start_and_kill(config_file, folder, chance.uniform(0, 0.2), lines=NUM_STEPS // 2)
+    for lines in (1, NUM_STEPS // 2):
+        code, told = start_and_kill(config_file, folder, chance.uniform(0, 0.2), lines, how)
+        assert code == (-how if how == signal.SIGKILL else 128 + how)
+        assert "--resume goes on" in told or how == signal.SIGKILL
     assert len((folder / "metrics.jsonl").read_text().splitlines()) < NUM_STEPS
     run(config, folder, resume=True, progress=False)
     assert_same_outcome(folder, finished)

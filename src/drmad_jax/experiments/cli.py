@@ -8,14 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drmad_jax.experiments.errors import ExperimentError
+from drmad_jax.experiments.ending import run_to_exit_code
 from drmad_jax.experiments.files import cache_dir
-
-# Modules of the extra, which may be missing; anything else that is missing is a bug.
-_EXTRA = {
-    "array_record", "flax", "jinja2", "matplotlib", "orbax", "PIL", "pydantic", "scipy", "sklearn",
-    "tensorflow_datasets", "tomli_w", "tqdm",
-}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,30 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process if `None`.
 
     Returns:
-        The exit code: 0, 1 for a run that failed, 2 for a wrong command or configuration, 130 for
-        one that was interrupted.
+        The exit code: 0, 1 for a run that failed, 2 for a wrong command or configuration, 128 and
+        the signal's number for one that was interrupted (130 by Ctrl-C, 143 by a preemption).
     """
     options = _parser().parse_args(arguments)
-    try:
-        options.command(options)
-    except ExperimentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
-        print(
-            f"error: this command needs the package {error.name}, which is not installed:\n"
-            '    pip install "drmad_jax[experiments]"',
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:
-        can_resume = hasattr(options, "resume")
-        hint = "; --resume goes on from the last finished outer step" if can_resume else ""
-        print(f"\ninterrupted{hint}", file=sys.stderr)
-        return 130
-    return 0
+    command = lambda: options.command(options)
+    return run_to_exit_code(command, can_resume=hasattr(options, "resume"))
 
 
 def _parser() -> argparse.ArgumentParser:
