@@ -233,7 +233,7 @@ def test_what_cannot_be_read_or_written_is_named(root):
     with pytest.raises(RunFolderError, match="cannot write .*: .*; choose a file with --out"):
         write_report([root], root)
     (root / "base" / "summary.json").write_text("{")
-    with pytest.raises(RunFolderError, match=r"base cannot be read: .*remove it and resume"):
+    with pytest.raises(RunFolderError, match=r"base cannot be read: .*--resume makes it again"):
         write_report([root])
     (root / "base" / "config.toml").write_text("seed = 1")
     with pytest.raises(RunFolderError, match=r"base cannot be read: name: missing"):

@@ -168,7 +168,7 @@ def test_half_written_line_and_checkpoint_are_dropped(finished, config, tmp_path
     """As if killed while writing the last lines, and the last checkpoint."""
     copy = shutil.copytree(finished, tmp_path / "copy")
     last = copy / "checkpoints" / str(NUM_STEPS)
-    last.rename(last.with_name(f"{NUM_STEPS}.orbax-checkpoint-tmp"))
+    last.rename(last.with_name(f".{NUM_STEPS}.tmp"))
     metrics = copy / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:-37])
     for name in ("summary.json", "hparams.npz"):

@@ -11,9 +11,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from drmad_jax.experiments.errors import RunFolderError
 
@@ -105,6 +107,38 @@ def write_json(path: Path, value: Any) -> None:
         value: Nested plain values.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes NumPy's archive of arrays atomically; each part of it has a check sum.
+
+    Args:
+        path: The file; its folder must exist.
+        arrays: Arrays by name.
+    """
+    write_atomically(path, lambda file: np.savez(file, **arrays))  # pyright: ignore
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads all of NumPy's archive of arrays.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is damaged, or something else.
+    """
+    # Opened here, since NumPy leaves a damaged archive open.
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return dict(archive)
+        except Exception as error:  # What damage makes NumPy and zipfile raise has no one name.
+            raise ValueError(f"it is no whole archive of arrays ({error})") from error
 
 
 def write_folder(path: Path, write: Callable[[Path], Any]) -> None:

@@ -9,6 +9,7 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunFolderError, RunStopped
 from drmad_jax.experiments.files import say
 from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.ended import summary_of_ended
 from drmad_jax.experiments.runs.loop import run
 from drmad_jax.experiments.runs.summary import COMPLETE
 
@@ -81,7 +82,7 @@ def run_all(
         run_folder.check(root / config.folder, config, resume=resume)
     for number, config in enumerate(variants, start=1):
         folder = root / config.folder
-        summary = run_folder.read_summary(folder)
+        summary = summary_of_ended(folder, config)
         if summary is not None:
             yield Outcome(config, folder, summary, skipped=True)
             continue

@@ -1,6 +1,5 @@
 """Figures of a run or a comparison, drawn from the files in its folder and from nothing else."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from drmad_jax.experiments.errors import RunFolderError
 from drmad_jax.experiments.figures import comparison
 from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, new_figure, png
 from drmad_jax.experiments.metrics import metric
-from drmad_jax.experiments.runs import run_folder
-from drmad_jax.experiments.runs.checkpoints import FOLDER, checkpoints_of, restore
+from drmad_jax.experiments.runs import checkpoints, records, run_folder
 from drmad_jax.experiments.runs.outer_step import init_carry
 from drmad_jax.experiments.tasks import make_task
 
@@ -46,19 +44,22 @@ def draw(folder: Path) -> list[Path]:
 def _of_run(folder: Path) -> dict[str, Figure]:
     config = run_folder.read_config(folder)
     metrics = run_folder.read(folder, run_folder.METRICS)
-    if not metrics or not (folder / FOLDER).is_dir():
+    headline = config.task.headline
+    if not metrics:
         raise RunFolderError(f"{folder} has no finished outer step to draw")
+    if headline not in metrics[0]:
+        raise RunFolderError(f"{folder / run_folder.METRICS} has no {headline!r} to draw")
     task = make_task(config)
-    with checkpoints_of(folder) as checkpoints:
-        restored = restore(checkpoints, like=init_carry(config, task))
-    figures = {"curves": curves(metrics, config.task.headline)} if config.outer.num_steps else {}
-    if restored is not None:
-        figures |= task.figures(jax.tree.map(np.asarray, restored[1].hparams), task.load_data())
+    figures = {"curves": curves(metrics, headline)} if config.outer.num_steps else {}
+    if steps := checkpoints.steps(folder):
+        found = checkpoints.restore(folder, steps[0], like=init_carry(config, task))
+        figures |= task.figures(jax.tree.map(np.asarray, found.carry.hparams), task.load_data())
     return figures
 
 
 def _of_comparison(folder: Path) -> dict[str, Figure]:
-    record = json.loads((folder / run_folder.COMPARISON).read_text(encoding="utf-8"))
+    path = folder / run_folder.COMPARISON
+    record = run_folder.read_record(path, records.Comparison, mend="compare again")
     figures = {"cosines": comparison.cosines(record)}
     if any(report["cotangent_norms"] for report in record["reports"]):
         figures["cotangents"] = comparison.cotangents(record)

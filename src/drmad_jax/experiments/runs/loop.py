@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from tqdm import tqdm
 
@@ -16,7 +15,8 @@ from drmad_jax.experiments.errors import ConfigError, RunStopped
 from drmad_jax.experiments.files import say, write_json
 from drmad_jax.experiments.metrics import REVERSE
 from drmad_jax.experiments.runs import outer_step, run_folder
-from drmad_jax.experiments.runs.checkpoints import checkpoints_of, restore
+from drmad_jax.experiments.runs.checkpoints import Checkpoint, restore_latest, save
+from drmad_jax.experiments.runs.ended import summary_of_ended
 from drmad_jax.experiments.runs.judge import judge, make_trial
 from drmad_jax.experiments.runs.summary import COMPLETE, summarise
 from drmad_jax.experiments.tasks import make_task
@@ -49,7 +49,7 @@ def run(
     """
     with run_folder.claimed(folder):
         run_folder.check(folder, config, resume=resume)
-        summary = run_folder.read_summary(folder)
+        summary = summary_of_ended(folder, config)
         if summary is not None and summary["status"] == COMPLETE:
             return summary
         if progress:
@@ -88,28 +88,33 @@ class _Loop:
     def tune(self, progress: bool) -> None:
         """All outer steps still to be done, and the evaluation after the last."""
         total, every = self.config.outer.num_steps, self.config.outer.certify_every
-        with checkpoints_of(self.folder) as checkpoints:
-            first, self.carry = restore(checkpoints, like=self.carry) or (0, self.carry)
-            run_folder.keep(self.folder, run_folder.METRICS, first)
-            if first < total:
-                run_folder.keep(self.folder, run_folder.JUDGE, 0)
-            label = self.config.label
-            bar = tqdm(desc=label, initial=first, total=total, unit="step", disable=not progress)
-            with bar:
-                for step in range(first, total):
-                    certify = every > 0 and step % every == 0
-                    line, carry = self._call(step, self.certified if certify else self.outer_step)
-                    self._keep(line)
-                    self.carry = carry
-                    args = ocp.args.StandardSave(carry)  # pyright: ignore
-                    checkpoints.save(step + 1, args=args)
-                    bar.set_postfix(outer_loss=f"{line['outer_loss']:.4f}", refresh=False)
-                    bar.update()
+        first = self._restore()
+        label = self.config.label
+        with tqdm(desc=label, initial=first, total=total, unit="step", disable=not progress) as bar:
+            for step in range(first, total):
+                certify = every > 0 and step % every == 0
+                line, carry = self._call(step, self.certified if certify else self.outer_step)
+                self._keep(line)
+                self.carry = carry
+                save(self.folder, Checkpoint(step + 1, carry, self.lines))
+                bar.set_postfix(outer_loss=f"{line['outer_loss']:.4f}", refresh=False)
+                bar.update()
         # By the same function, whose hypergradient goes unused: compiling another one takes longer
         # than one more reverse pass.
         line, _ = self._call(total, self.outer_step)
         line["finite"] = math.isfinite(line["outer_loss"])
         self._keep({name: value for name, value in line.items() if name not in REVERSE})
+
+    def _restore(self) -> int:
+        """Goes to where the run stood; returns how many outer steps are done."""
+        found = restore_latest(self.folder, like=self.carry)
+        if found is None:
+            found = Checkpoint(0, self.carry, [])
+        step, self.carry, self.lines = found
+        run_folder.restore_lines(self.folder, self.lines)
+        if step < self.config.outer.num_steps:
+            run_folder.keep(self.folder, run_folder.JUDGE, 0)
+        return step
 
     def finish(self, status: str, progress: bool) -> dict[str, Any]:
         """Judges where tuning came to, and writes hyperparameters and summary."""
@@ -127,7 +132,7 @@ class _Loop:
 
     def _keep(self, line: dict[str, Any]) -> None:
         """Keeps a line of metrics even if the run has to stop there."""
-        run_folder.append(self.folder, run_folder.METRICS, line)
+        self.lines.append(run_folder.append(self.folder, run_folder.METRICS, line))
         if not line["finite"]:
             raise RunStopped(_why_stopped(self.config, line))
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.files import append_line, locked, write_atomically, write_text
+from drmad_jax.experiments.files import append_line, locked, remove, say, write_arrays, write_text
+from drmad_jax.experiments.runs import records
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -25,6 +26,9 @@ HPARAMS = "hparams.npz"
 FIGURES = "figures"
 # What makes a folder that of a comparison.
 COMPARISON = "compare.json"
+
+_LINES = {METRICS: records.Step, JUDGE: records.Seed}
+_MEND = "--resume makes it again"
 
 
 @contextlib.contextmanager
@@ -96,7 +100,7 @@ def begin(folder: Path, config: Config) -> None:
         config: The configuration.
     """
     write_text(folder / CONFIG, configs.to_toml(config))
-    (folder / SUMMARY).unlink(missing_ok=True)
+    remove(folder / SUMMARY)
 
 
 def read_config(folder: Path) -> Config:
@@ -116,27 +120,48 @@ def read_config(folder: Path) -> Config:
     return configs.load(folder / CONFIG)
 
 
-def append(folder: Path, file: str, line: Mapping[str, Any]) -> None:
+def append(folder: Path, file: str, line: Mapping[str, Any]) -> str:
     """Adds a line to `METRICS` or `JUDGE`, complete on disk before the next step begins.
 
     Args:
         folder: The run folder.
         file: Name of the file.
         line: Names and values; numbers that are not finite become null, as JSON has none.
+
+    Returns:
+        The line as it was written.
     """
-    append_line(folder / file, json.dumps(_plain(line), allow_nan=False))
+    text = json.dumps(_plain(line), allow_nan=False)
+    append_line(folder / file, text)
+    return text + "\n"
+
+
+def restore_lines(folder: Path, lines: Sequence[str]) -> None:
+    """Makes `METRICS` what it was when a checkpoint was written; tells if any of it was lost.
+
+    Args:
+        folder: The run folder.
+        lines: The lines of the checkpoint.
+    """
+    found, fault = scan(folder, METRICS)
+    if found[: len(lines)] != list(lines):
+        fault = fault or f"{folder / METRICS} is not as it was written"
+        say(f"{fault}; its lines are those of the checkpoint")
+    write_text(folder / METRICS, "".join(lines))
 
 
 def keep(folder: Path, file: str, count: int) -> None:
-    """Drops the lines past a number of steps or seeds, and a last one that was cut short.
+    """Drops the lines past a number of steps or seeds, and those from the first damaged one on.
 
     Args:
         folder: The run folder.
         file: Name of the file.
         count: How many lines are kept at most, as they are.
     """
-    if (folder / file).exists():
-        write_text(folder / file, "".join(_whole_lines(folder / file)[:count]))
+    lines, fault = scan(folder, file)
+    if fault is not None and len(lines) < count:
+        say(f"{fault}; going on from there")
+    write_text(folder / file, "".join(lines[:count]))
 
 
 def read(folder: Path, file: str) -> list[dict[str, Any]]:
@@ -147,9 +172,40 @@ def read(folder: Path, file: str) -> list[dict[str, Any]]:
         file: Name of the file.
 
     Returns:
-        Names and values, in order; a last line cut short is left out.
+        Names and values, in order; a last line cut short, as a killed run leaves it, is left out.
+
+    Raises:
+        RunFolderError: If a line is damaged or missing.
     """
-    return [json.loads(line) for line in _whole_lines(folder / file)]
+    lines, fault = scan(folder, file)
+    if fault is not None:
+        raise RunFolderError(f"{fault}; {_MEND}")
+    return [json.loads(line) for line in lines]
+
+
+def scan(folder: Path, file: str) -> tuple[list[str], str | None]:
+    """The lines of a file up to the first that is not what it should be.
+
+    Args:
+        folder: The run folder.
+        file: Name of the file.
+
+    Returns:
+        The lines as they are, and what is wrong with the next one; `None` if nothing is.
+    """
+    path, good, names = folder / file, [], None
+    # Behind the last end of a line there is nothing, or a line that was cut short.
+    *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate(lines):
+        try:
+            found, has = records.check(_LINES[file], json.loads(line)).place
+            if (found, has) != (number, names or has):
+                raise ValueError(f"it is line {found + 1}, or has other metrics than the first one")
+        except (ValueError, RecursionError) as error:
+            return good, f"{path}, line {number + 1}, is damaged: {error}"
+        good.append(line.decode() + "\n")
+        names = has
+    return good, None
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -165,12 +221,29 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         RunFolderError: If the file is damaged.
     """
     path = folder / SUMMARY
-    if not path.is_file():
-        return None
+    return read_record(path, records.Summary, mend=_MEND) if os.path.lexists(path) else None
+
+
+def read_record(path: Path, kind: type[records.Record], *, mend: str) -> dict[str, Any]:
+    """Reads a JSON file that holds one record.
+
+    Args:
+        path: The file.
+        kind: What it must be.
+        mend: What there is to do where it is not.
+
+    Returns:
+        Nested plain values.
+
+    Raises:
+        RunFolderError: If it cannot be read, or is something else.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"cannot read {path}: {error}; remove it and resume") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+        records.check(kind, value)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}; {mend}") from error
+    return value
 
 
 def write_hparams(folder: Path, hparams: PyTree) -> None:
@@ -185,17 +258,12 @@ def write_hparams(folder: Path, hparams: PyTree) -> None:
         jax.tree_util.keystr(path, simple=True, separator=".") or "hparams": np.asarray(leaf)
         for path, leaf in leaves
     }
-    write_atomically(folder / HPARAMS, lambda file: np.savez(file, **arrays))  # pyright: ignore
+    write_arrays(folder / HPARAMS, arrays)
 
 
 def _refuse_file(folder: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; choose another run folder with --out")
-
-
-def _whole_lines(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("\n")]
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,55 @@
+"""Whether a run has ended, with all that it was to leave."""
+
+from pathlib import Path
+from typing import Any
+
+from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.errors import RunFolderError
+from drmad_jax.experiments.files import read_arrays, say
+from drmad_jax.experiments.runs import checkpoints, records, run_folder
+from drmad_jax.experiments.runs.summary import COMPLETE
+
+
+def summary_of_ended(folder: Path, config: Config) -> dict[str, Any] | None:
+    """The summary of a run that has ended, if nothing has been lost since.
+
+    Args:
+        folder: The run folder.
+        config: Its configuration.
+
+    Returns:
+        The summary; `None` for a run that has not ended, and for one that has to be mended, which
+        is told.
+    """
+    try:
+        summary = run_folder.read_summary(folder)
+        if summary is not None:
+            _check(folder, config, summary)
+        return summary
+    except RunFolderError as error:
+        say(f"{error}; mending it")
+        return None
+
+
+def _check(folder: Path, config: Config, summary: dict[str, Any]) -> None:
+    try:
+        records.check(records.WholeSummary, summary)
+    except ValueError as error:
+        raise RunFolderError(f"{folder / run_folder.SUMMARY} is not whole: {error}") from error
+    metrics = run_folder.read(folder, run_folder.METRICS)
+    num_steps = sum("hypergradient_norm" in line for line in metrics)
+    is_complete = summary["status"] == COMPLETE
+    # Behind the steps is the evaluation of where they led.
+    if num_steps != summary["num_outer_steps"] or is_complete and len(metrics) != num_steps + 1:
+        raise RunFolderError(f"{folder / run_folder.METRICS} has lost lines")
+    if "judge" in summary:
+        judged = len(run_folder.read(folder, run_folder.JUDGE))
+        if judged != summary["judge"]["num_seeds"]:
+            raise RunFolderError(f"{folder / run_folder.JUDGE} has lost lines")
+    try:
+        read_arrays(folder / run_folder.HPARAMS)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read {folder / run_folder.HPARAMS}: {error}") from error
+    step = min(len(metrics) - 1, config.outer.num_steps)
+    if step > 0:
+        checkpoints.check(folder, step)
