@@ -195,9 +195,14 @@ def test_everything_from_files_is_escaped(tmp_path):
     assert r"\textless{}b\textgreater{}\&" in page.pres[1] and r"\<b\>&" in page.pres[0]
 
 
-def test_damaged_pictures_are_left_out(root):
-    (root / "base" / "figures" / "damaged.png").write_text("<svg onload=alert(1)>")
-    assert sum(tag == "img" for tag, _ in read([root]).tags) == 2 + 4
+@pytest.mark.parametrize("damage", ["<svg onload=alert(1)>", None])
+def test_damaged_pictures_are_named(root, damage):
+    path = root / "base" / "figures" / "curves.png"
+    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage.encode())
+    with pytest.raises(
+        RunFolderError, match=r"curves\.png is no whole picture"
+    ):
+        write_report([root])
 
 
 def test_runs_without_judgement_or_first_line(tmp_path):

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import pytest
 from tiny import TINY, VARIANTS, without_seconds
@@ -73,6 +74,30 @@ def test_command_runs_all_and_says_what_stopped(config_file, tmp_path, monkeypat
     assert (folder / "base" / "figures" / "curves.png").is_file()
     assert main(["run", str(config_file), "--all", "--smoke", "--resume"]) == 0
     assert f"{folder.relative_to(tmp_path) / 'untuned'} (had ended)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["unlink", "truncate", "not yet", "forgotten"])
+def test_command_draws_the_figures_that_were_lost(finished, config_file, tmp_path, capsys, damage):
+    """Such as to a kill while they were drawn."""
+    root = shutil.copytree(finished[0], tmp_path / "runs")
+    words = ["run", str(config_file), "--all", "--resume", "--out", str(root)]
+    assert main(words) == 0
+    figures = root / "base" / "figures"
+    before = {path.name: path.read_bytes() for path in figures.iterdir()}
+    picture, drawn = figures / "curves.png", figures / ".drawn"
+    if damage == "unlink":
+        picture.unlink()
+    elif damage == "truncate":
+        picture.write_bytes(before["curves.png"][:-50])
+    elif damage == "not yet":
+        shutil.rmtree(figures)
+    else:
+        drawn.write_text("")
+    capsys.readouterr()
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert f"figure      {picture}" in told and told.count("(had ended)") == 2
+    assert {path.name: path.read_bytes() for path in figures.iterdir()} == before
 
 
 def test_command_runs_one_variant_in_its_own_folder(config_file, tmp_path, monkeypatch, capsys):

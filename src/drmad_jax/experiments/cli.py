@@ -135,12 +135,13 @@ def _run(options: argparse.Namespace) -> None:
 
 def _run_all(options: argparse.Namespace) -> None:
     from drmad_jax.experiments.runs.all_variants import load_all, run_all
+    from drmad_jax.experiments.runs.draw import is_drawn
 
     variants = load_all(options.config, options.overrides, smoke=options.smoke)
     root = options.out or Path("runs") / variants[0].name
     stopped = []
     for outcome in run_all(variants, root, resume=options.resume):
-        if outcome.skipped:
+        if outcome.skipped and is_drawn(outcome.folder):
             print(f"run folder  {outcome.folder} (had ended)")
         else:
             _show(outcome.folder, outcome.summary)
@@ -154,8 +155,9 @@ def _show(folder: Path, summary: Mapping[str, Any]) -> None:
     """Draws the figures of a run that has ended, and prints what it came to."""
     from drmad_jax.experiments.runs.draw import draw
 
+    figures = draw(folder)
     print(f"run folder  {folder}")
-    for path in draw(folder):
+    for path in figures:
         print(f"figure      {path}")
     loss = [summary["outer_loss"][when] for when in ("first", "last")]
     first, last = ("nan" if value is None else f"{value:.4f}" for value in loss)
@@ -171,9 +173,10 @@ def _compare(options: argparse.Namespace) -> None:
     folder = options.out or Path("runs") / f"{config.label.replace('/', '-')}-compare"
     names = DEFAULT_METHODS if options.methods is None else options.methods.split(",")
     comparison = compare(config, folder, names=names, num_seeds=options.seeds)
+    figures = draw(folder)
     print(comparison.to_markdown())
     print(f"folder      {folder}")
-    for path in draw(folder):
+    for path in figures:
         print(f"figure      {path}")
 
 

@@ -4,11 +4,13 @@ Matplotlib's object-oriented interface throughout: no state is shared with whoev
 """
 
 import io
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito's palette, told apart by readers who do not see all colours.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
@@ -82,3 +84,20 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, dpi=DPI)
     return buffer.getvalue()
+
+
+def is_png(path: Path) -> bool:
+    """Whether a file is a whole picture.
+
+    Args:
+        path: The file, which need not be there.
+
+    Returns:
+        True if its check sums are right.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()
+    except (OSError, ValueError, SyntaxError):  # Pillow's word for a broken part.
+        return False
+    return True

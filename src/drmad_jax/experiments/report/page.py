@@ -11,13 +11,12 @@ import jinja2
 from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.config.section import dump, flatten
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.figures.style import DPI, png
+from drmad_jax.experiments.figures.style import DPI, is_png, png
 from drmad_jax.experiments.files import write_text
 from drmad_jax.experiments.report import figures, judged_tables, run_tables
 from drmad_jax.experiments.report.runs import Run, find
 
 PAGE = "report.html"
-_PNG = b"\x89PNG\r\n\x1a\n"
 _FACTS = (
     ("task.kind", "task {}"), ("data.dataset", "data {}"), ("model.kind", "model {}"),
     ("inner.num_steps", "{} inner steps"), ("inner.batch_size", "batches of {}"),
@@ -98,9 +97,12 @@ def _experiment(name: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 def _own_pictures(run: Run) -> Iterable[_Picture]:
     for path in run.figures:
-        data = path.read_bytes()
-        if data.startswith(_PNG) and len(data) > 24:
-            yield _picture(data, path.stem.replace("_", " "))
+        if not is_png(path):
+            raise RunFolderError(
+                f"{path} is no whole picture; remove it, or draw it again:\n"
+                f"    drmad-jax plot {run.folder}"
+            )
+        yield _picture(path.read_bytes(), path.stem.replace("_", " "))
 
 
 def _picture(data: bytes, caption: str) -> _Picture:

@@ -1,5 +1,6 @@
 """Figures of a run or a comparison, drawn from the files in its folder and from nothing else."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from matplotlib.figure import Figure
 
 from drmad_jax.experiments.errors import RunFolderError
 from drmad_jax.experiments.figures import comparison
-from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, new_figure, png
+from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, is_png, new_figure, png
+from drmad_jax.experiments.files import locked, write_atomically, write_json
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.runs import checkpoints, records, run_folder
 from drmad_jax.experiments.runs.outer_step import init_carry
 from drmad_jax.experiments.tasks import make_task
+
+# The names of all figures, written when all of them were.
+_DRAWN = ".drawn"
 
 
 def draw(folder: Path) -> list[Path]:
@@ -36,9 +41,30 @@ def draw(folder: Path) -> list[Path]:
         pictures = {name: png(figure) for name, figure in figures.items()}
     place = folder / run_folder.FIGURES
     place.mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        (place / f"{name}.png").write_bytes(picture)
-    return [place / f"{name}.png" for name in pictures]
+    names = [f"{name}.png" for name in pictures]
+    # Of a run still going on, whose folder is its own.
+    with locked(place):
+        for name, picture in zip(names, pictures.values(), strict=True):
+            write_atomically(place / name, lambda file, picture=picture: file.write(picture))
+        write_json(place / _DRAWN, names)
+    return [place / name for name in names]
+
+
+def is_drawn(folder: Path) -> bool:
+    """Whether every figure of a run or a comparison has been drawn, and is there.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        False where a figure was lost, or is damaged.
+    """
+    place = folder / run_folder.FIGURES
+    try:
+        names = json.loads((place / _DRAWN).read_bytes())
+        return all(is_png(place / name) for name in names)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _of_run(folder: Path) -> dict[str, Figure]:
