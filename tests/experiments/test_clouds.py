@@ -252,3 +252,11 @@ def test_files_need_rasterio(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(DatasetError, match=r'pip install "drmad_jax\[geotiff\]"'):
         geotiff.load_splits(tmp_path, 8, num_train=1, num_test=1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", ["", geotiff.MASK_SUFFIX], ids=["scene", "mask"])
+def test_a_damaged_scene_is_named(scenes, suffix):
+    (scenes / f"scene0{suffix}.tif").write_bytes(b"II*\0garbage")
+    with pytest.raises(DatasetError, match=r"cannot read .*scene0\.tif and its mask: .*take it"):
+        geotiff.load_splits(scenes, 8, num_train=4, num_test=2)

@@ -134,6 +134,35 @@ def test_unwritable_cache_is_no_error(fake_mnist, monkeypatch, tmp_path):
     assert len(load_images("mnist", "train", 3).labels) == 3
 
 
+def test_what_a_killed_preparation_leaves_is_no_data_set(fake_mnist, tmp_path, monkeypatch):
+    folder, _ = fake_mnist
+    left = folder.with_name("incomplete.AB12CD_3.0.2")
+    folder.rename(left)
+    with pytest.raises(DatasetError, match="mnist is not prepared"):
+        load_images("mnist", "train", 3)
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text("{}")
+    assert len(load_images("mnist", "train", 3).labels) == 3
+
+
+@pytest.mark.parametrize("info", ["{}", "{", '{"name": "mnist", "version": "3.0.1"}', "\0" * 9])
+def test_damaged_prepared_folder_is_named(tmp_path, monkeypatch, cache, info):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(info)
+    (folder / "features.json").write_text("{")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(DatasetError, match=f"(?s)cannot read {folder}: .*prepare mnist"):
+        load_images("mnist", "train", 3)
+
+
+def test_images_of_another_shape_are_refused(fake_mnist, monkeypatch):
+    made = np.zeros((3, 5, 5, 1), np.uint8), np.zeros(3, np.uint8)
+    monkeypatch.setattr(datasets, "_decode", lambda *arguments: made)
+    with pytest.raises(DatasetError, match=r"mnist: expected images of shape \(3, 28, 28, 1\)"):
+        load_images("mnist", "train", 3)
+
+
 def test_prepare_says_how_to_get_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setitem(sys.modules, "tensorflow", None)

@@ -83,6 +83,28 @@ def test_refuses_other_data(small, tmp_path, monkeypatch):
         load_alphabets(("A",), 5)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"hello"),
+        lambda path: np.savez(path, background=np.zeros(3)),
+        lambda path: np.savez(path, other=np.zeros(3)),
+        lambda path: np.save(path.open("wb"), np.zeros(3)),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:unclosed file")
+def test_damaged_archive_is_named(small, tmp_path, monkeypatch, damage):
+    path = tmp_path / "omniglot_bool105.npz"
+    np.savez(path, background=~small)
+    damage(path)
+    monkeypatch.setenv("OMNIGLOT_DIR", str(tmp_path))
+    with pytest.raises(DatasetError, match=rf"cannot read {path}, where OMNIGLOT_DIR points: "):
+        load_alphabets(("A",), 5)
+
+
 @needs_omniglot
 @pytest.mark.slow
 def test_braille_is_where_it_should_be():

@@ -199,9 +199,7 @@ def test_everything_from_files_is_escaped(tmp_path):
 def test_damaged_pictures_are_named(root, damage):
     path = root / "base" / "figures" / "curves.png"
     path.write_bytes(path.read_bytes()[:-40] if damage is None else damage.encode())
-    with pytest.raises(
-        RunFolderError, match=r"curves\.png is no whole picture"
-    ):
+    with pytest.raises(RunFolderError, match=r"curves\.png is no whole picture"):
         write_report([root])
 
 

@@ -4,15 +4,16 @@ import contextlib
 import hashlib
 import importlib
 import os
-import zipfile
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from drmad_jax.experiments.errors import DatasetError
-from drmad_jax.experiments.files import cache_dir, write_atomically
+from drmad_jax.experiments.errors import DatasetError, RunFolderError
+from drmad_jax.experiments.files import cache_dir, locked, read_arrays, write_arrays
 
 Split = Literal["train", "test"]
 
@@ -86,6 +87,9 @@ def load_images(name: str, split: Split, num_examples: int) -> Images:
         raise DatasetError(
             f"{name}: {num_examples} {split} examples asked for, {len(labels)} there"
         )
+    shape = (len(labels), *DATASETS[name].image_shape)
+    if images.shape != shape:
+        raise DatasetError(f"{name}: expected images of shape {shape}, found {images.shape}")
     scaled = images[:num_examples].astype(np.float32) / np.float32(white)
     return Images(scaled, labels[:num_examples].astype(np.int32))
 
@@ -136,8 +140,9 @@ def prepare(name: str) -> Path | None:
             ) from error
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_dir(), file_format="array_record")
-    builder.download_and_prepare()
+    with explained(f"cannot prepare {name} in {data_dir()}", "mend this and try again"):
+        builder = tfds.builder(name, data_dir=data_dir(), file_format="array_record")
+        builder.download_and_prepare()
     return Path(builder.data_path)
 
 
@@ -153,19 +158,37 @@ def open_source(name: str, split: Split) -> Any:
         read many at once, too.
 
     Raises:
-        DatasetError: If the data set has not been prepared, or in another format.
+        DatasetError: If the data set has not been prepared, in another format, or is damaged.
     """
     import tensorflow_datasets as tfds
 
     folder = _folder(name)
     versioned = f"{name}:{folder.name}"
-    try:
+    with explained(f"cannot read {folder}", _again(name)):
         return tfds.data_source(versioned, split=split, data_dir=data_dir(), download=False)
-    except NotImplementedError as error:
-        raise DatasetError(
-            f"{name} in {folder} is not in array_record format; move it away and run\n"
-            f"    drmad-jax prepare {name}"
-        ) from error
+
+
+@contextlib.contextmanager
+def explained(what: str, mend: str) -> Iterator[None]:
+    """Tells what could not be done, whatever another package makes of it.
+
+    Args:
+        what: Such as "cannot read FILE".
+        mend: What there is to do about it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DatasetError: In place of what is raised within, but for missing packages and memory.
+    """
+    try:
+        yield
+    except (DatasetError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # What damage makes other packages raise has no one name.
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise DatasetError(f"{what}: {said}; {mend}") from error
 
 
 def data_dir() -> Path:
@@ -192,9 +215,10 @@ def _load(name: str, split: Split, num_examples: int) -> tuple[np.ndarray, np.nd
     if arrays is None or len(arrays[1]) < num_examples:
         arrays = images, labels = _decode(name, split, num_examples)
         # A cache that cannot be written costs seconds, not the run.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunFolderError):
             cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(cached, lambda file: np.savez(file, images=images, labels=labels))
+            with locked(cached.parent):
+                write_arrays(cached, {"images": images, "labels": labels})
     return *arrays, 255.0
 
 
@@ -208,10 +232,16 @@ def _folder(name: str) -> Path:
     return folder
 
 
+def _again(name: str) -> str:
+    return f"move it away and run\n    drmad-jax prepare {name}"
+
+
 def _prepared_folder(name: str) -> Path | None:
     """The folder of the newest prepared version."""
-    found = [info.parent for info in (data_dir() / name).glob("*.*.*/dataset_info.json")]
-    return max(found, key=lambda p: [int(n) for n in p.name.split(".")], default=None)
+    found = [info.parent for info in (data_dir() / name).glob("*/dataset_info.json")]
+    # Beside them lies what a killed preparation leaves, such as "incomplete.AB12CD_3.0.1".
+    versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    return max(versions, key=lambda p: [int(n) for n in p.name.split(".")], default=None)
 
 
 def _fingerprint(folder: Path) -> str:
@@ -227,17 +257,17 @@ def _decode(
     name: str, split: Split, num_examples: int
 ) -> tuple[UInt8[np.ndarray, "n h w c"], UInt8[np.ndarray, " n"]]:
     source = open_source(name, split)
-    # Read one by one, they would take three times as long.
-    examples = source.__getitems__(range(min(num_examples, len(source))))
-    images = np.stack([example["image"] for example in examples])
-    return images, np.array([example["label"] for example in examples], np.uint8)
+    with explained(f"cannot read {_folder(name)}", _again(name)):
+        # Read one by one, they would take three times as long.
+        examples = source.__getitems__(range(min(num_examples, len(source))))
+        images = np.stack([example["image"] for example in examples])
+        return images, np.array([example["label"] for example in examples], np.uint8)
 
 
 def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """The cached arrays; `None` if there are none, or they are damaged."""
     try:
-        # Opened here, since NumPy leaves a damaged archive open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = read_arrays(path)
+        return arrays["images"], arrays["labels"]
+    except (OSError, ValueError, KeyError):
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from drmad_jax.experiments.data.clouds import NO_VALUE
-from drmad_jax.experiments.data.datasets import Images, Splits
+from drmad_jax.experiments.data.datasets import Images, Splits, explained
 from drmad_jax.experiments.errors import DatasetError
 
 MASK_SUFFIX = "_ReferenceMask"
@@ -53,7 +53,9 @@ def _load_patches(scenes: Sequence[Path], size: int, count: int) -> Images:
     """As many patches from each scene, but for a remainder."""
     found = []
     for index, scene in enumerate(scenes):
-        found += _patches(scene, size, (count - len(found)) // (len(scenes) - index))
+        mend = "take it and its mask out of the folder, or put whole ones there"
+        with explained(f"cannot read {scene} and its mask", mend):
+            found += _patches(scene, size, (count - len(found)) // (len(scenes) - index))
     if len(found) < count:
         raise DatasetError(
             f"{scenes[0].parent}: {count} patches of {size} pixels asked for, {len(found)} there"

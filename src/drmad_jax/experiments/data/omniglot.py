@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float32
 
 from drmad_jax.experiments.data import datasets
 from drmad_jax.experiments.errors import DatasetError
+from drmad_jax.experiments.files import read_arrays
 
 # The background set by the numbers of its files, with the characters of each alphabet.
 ALPHABETS = {
@@ -83,19 +84,19 @@ def _load() -> Bool[np.ndarray, "964 20 105 105"]:
 
 
 def _read_archive(path: Path) -> Bool[np.ndarray, "characters 20 h w"]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return ~arrays["background"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(
-            f"cannot read {path}, where OMNIGLOT_DIR points: {error}; unset it, and run\n"
-            "    drmad-jax prepare omniglot"
-        ) from error
+    mend = "unset it, and run\n    drmad-jax prepare omniglot"
+    with datasets.explained(f"cannot read {path}, where OMNIGLOT_DIR points", mend):
+        paper = read_arrays(path)["background"]
+        if paper.dtype != bool:
+            raise ValueError(f"expected an array of booleans, found {paper.dtype}")
+        return ~paper
 
 
 def _read_prepared() -> Bool[np.ndarray, "characters 20 h w"]:
     """TFDS shuffles; its labels are the numbers of the files."""
     source = datasets.open_source("omniglot", "train")
-    examples = sorted((source[i] for i in range(len(source))), key=lambda each: each["label"])
-    ink = np.stack([example["image"][..., 0] < 128 for example in examples])
-    return ink.reshape(-1, NUM_DRAWINGS, *ink.shape[1:])
+    mend = "prepare it again:\n    drmad-jax prepare omniglot"
+    with datasets.explained(f"cannot read omniglot in {datasets.data_dir()}", mend):
+        examples = sorted((source[i] for i in range(len(source))), key=lambda each: each["label"])
+        ink = np.stack([example["image"][..., 0] < 128 for example in examples])
+        return ink.reshape(-1, NUM_DRAWINGS, *ink.shape[1:])

@@ -76,13 +76,35 @@ class Estimate(Record):
     standard_error: Value
     interval: Annotated[list[float], pydantic.Field(min_length=2, max_length=2)] | None
 
+    @pydantic.model_validator(mode="after")
+    def _has_a_mean_of_all_or_none(self) -> Self:
+        if (self.mean is None) != (not self.values or None in self.values):
+            raise ValueError("a mean that is not that of the values")
+        return self
+
+
+class Estimates(Record):
+    """One metric on fresh seeds: with the first hyperparameters, with the final ones, paired."""
+
+    before: Estimate
+    after: Estimate
+    difference: Estimate
+
 
 class Judged(Record):
     """Section `judge` of a summary."""
 
     num_seeds: Count
     seconds: Seconds
-    metrics: dict[str, dict[Literal["before", "after", "difference"], Estimate]]
+    metrics: dict[str, Estimates]
+
+    @pydantic.model_validator(mode="after")
+    def _has_all_seeds(self) -> Self:
+        pairs = [(each.before, each.after) for each in self.metrics.values()]
+        found = {len(part.values) for pair in pairs for part in pair}
+        if found - {self.num_seeds}:
+            raise ValueError(f"other numbers of values than the {self.num_seeds} seeds")
+        return self
 
 
 class Summary(Record):
@@ -95,7 +117,7 @@ class Summary(Record):
     compile_seconds: Seconds | None = None
     median_seconds_per_step: Seconds | None = None
     num_hparams: Count | None = None
-    judge: Judged | None = None
+    judge: Judged = Judged(num_seeds=0, seconds=0, metrics={})
 
 
 class WholeSummary(Summary):
@@ -105,12 +127,19 @@ class WholeSummary(Summary):
     outer_loss: dict[Literal["first", "last", "best", "best_step"], Value]
 
 
+class Spread(Record):
+    """A mean over seeds."""
+
+    value: Value
+    standard_error: Value
+
+
 class Report(Record):
     """What a comparison found of one method, as far as figures show it."""
 
     name: str
-    other_seeds: dict[str, Value]
-    time_ratio: Value
+    other_seeds: Spread
+    time_ratio: Annotated[float, pydantic.Field(gt=0)]
     temporary_bytes: Value
     cotangent_norms: list[Value] | None
 
@@ -120,7 +149,14 @@ class Comparison(Record):
 
     reference: str
     num_steps: Annotated[int, pydantic.Field(gt=0)]
-    reports: Annotated[list[Report], pydantic.Field(min_length=1)]
+    reports: list[Report]
+
+    @pydantic.model_validator(mode="after")
+    def _has_the_reference(self) -> Self:
+        shown = [report.name for report in self.reports if report.other_seeds.value is not None]
+        if self.reference not in shown:
+            raise ValueError(f"no result of the exact method {self.reference!r}")
+        return self
 
 
 R = TypeVar("R", bound=Record)
