@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 from tiny import TINY
 
@@ -69,7 +71,54 @@ WRONG = [
     ("data.num_valid", 60, r"data\.num_valid: must leave training examples"),
     ("inner.batch_size", 31, r"inner\.batch_size: must not exceed the 30 training examples"),
     ("name", "a/b", r"name: expected a plain folder name, got 'a/b'"),
+    ("name", "a\x00b", r"name: expected a plain folder name, got 'a\\x00b'"),
+    ("name", "\x1b[31m", r"name: expected a plain folder name"),
+    ("name", "a\nb", r"name: expected a plain folder name"),
+    ("name", ".hidden", r"name: expected a plain folder name"),
+    ("name", "", r"name: expected a plain folder name"),
+    ("name", "a" * 101, r"name: expected a name of up to 100 bytes"),
+    ("seed", 2**32, r"seed: expected a value below 4294967296, got 4294967296"),
+    ("seed", int("9" * 4000), r"seed: expected a value below 4294967296, got 9{80}…"),
+    ("inner.num_steps", 10**8, r"inner\.num_steps: expected at most 10000000, got 100000000"),
+    ("outer.num_steps", 2**31, r"outer\.num_steps: expected a value below 2147483648"),
+    ("model.hidden", [10**12], r"model\.hidden\[0\]: expected a value below 2147483648"),
+    ("model.hidden", [5] * 101, r"model\.hidden: .*at most 100 items"),
+    ("model.hidden", [5] * 10_001, r"model\.hidden: .*at most 10,000 items, got 10,001"),
+    ("model.init_log_scale", 1e40, r"model\.init_log_scale: expected at most 700"),
+    ("task", {"kind": "l2", "initial_log_l2": 1e40}, r"task\.initial_log_l2: expected at most 700"),
+    ("method", {"name": "checkpointed", "every": []}, r"method: .* in checkpointed\(every=\[\]\)"),
+    (
+        "method",
+        {"name": "forward_gradient", "num_directions": 10**9},
+        r"method\.num_directions: expected at most 10,000,000, got 1000000000",
+    ),
+    ("method", {"name": "drmad", "curvature": "\x00"}, r"method\.curvature: expected letters that"),
 ]
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, "seed = " + "9" * 5000])
+def test_deep_and_long_values_are_config_errors(tmp_path, text):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="cannot read the config .*(nested too deeply|digits)"):
+        configs.load(path)
+    with pytest.raises(ConfigError):
+        configs.parse(TINY | {"seed": functools.reduce(lambda x, _: [x], range(5000), [])})
+
+
+LONG = {
+    "word": "x" * 10_000,
+    "number": 10**10_000,
+    "table": {"x" * 10_000: 1},
+    "list": [1] * 10_000,
+}
+
+
+@pytest.mark.parametrize("value", LONG.values(), ids=LONG)
+def test_what_came_is_shortened(tiny, value):
+    with pytest.raises(ConfigError) as caught:
+        configs.parse(tiny | {"seed": value})
+    assert len(str(caught.value)) < 200
 
 
 def change(table, key, value):

@@ -1,10 +1,11 @@
 """The kinds of section `[data]`."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from drmad_jax.experiments.config.section import PositiveInt, Section, a_list, one_of, suggest
+from drmad_jax.experiments.config.section import PositiveInt, Section, Text, a_list, one_of, suggest
 from drmad_jax.experiments.data.datasets import DATASETS
 from drmad_jax.experiments.data.omniglot import ALPHABETS, IMAGE_SIZE, NUM_DRAWINGS
 from drmad_jax.experiments.errors import ConfigError
@@ -12,6 +13,11 @@ from drmad_jax.experiments.errors import ConfigError
 
 class Examples(Section):
     """What the sections `[data]` have in common: `num_train`, `num_valid` and `num_test`."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What the examples take of memory."""
+        raise NotImplementedError
 
     def check(self: Any, batch_size: int) -> None:
         """Checks what the rest of the configuration has a say in.
@@ -54,6 +60,11 @@ class ImagesConfig(Examples):
     num_valid: PositiveInt
     num_test: PositiveInt
 
+    @property
+    def num_bytes(self) -> int:
+        """What the images take, in single precision."""
+        return 4 * (self.num_train + self.num_test) * math.prod(DATASETS[self.dataset].image_shape)
+
     def check(self, batch_size: int) -> None:
         """Checks the sizes against each other and against the data set."""
         spec = DATASETS[self.dataset]
@@ -84,6 +95,12 @@ class AlphabetsConfig(Examples):
     num_train: PositiveInt
     num_valid: PositiveInt
     num_test: PositiveInt
+
+    @property
+    def num_bytes(self) -> int:
+        """What the drawings take, in single precision."""
+        drawings = NUM_DRAWINGS * sum(ALPHABETS[name] for name in self.alphabets)
+        return 4 * (1 + self.rotated) * drawings * self.image_size**2
 
     def check(self, batch_size: int) -> None:
         """Checks the names, and the sizes against each other and against the data set."""
@@ -123,11 +140,16 @@ class CloudsConfig(Examples):
     """
 
     kind: Literal["clouds"] = "clouds"
-    folder: str = ""
+    folder: Text = ""
     patch_size: PositiveInt = 32
     num_train: PositiveInt
     num_valid: PositiveInt
     num_test: PositiveInt
+
+    @property
+    def num_bytes(self) -> int:
+        """What the patches take: four bands in single precision, and the labels."""
+        return 4 * 5 * (self.num_train + self.num_test) * self.patch_size**2
 
     def check(self, batch_size: int) -> None:
         """Checks the sizes against each other, and that sides are even."""

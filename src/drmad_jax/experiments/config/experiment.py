@@ -13,9 +13,11 @@ from drmad_jax.experiments.config.data import DataConfig
 from drmad_jax.experiments.config.factories import Method, Optimizer
 from drmad_jax.experiments.config.models import MLPConfig, ModelConfig
 from drmad_jax.experiments.config.section import (
+    MOST_STEPS,
     Count,
     PositiveInt,
     Section,
+    Seed,
     dump,
     explain,
     flatten,
@@ -34,7 +36,7 @@ class InnerConfig(Section):
         optimizer: An optax optimizer by name, with its arguments.
     """
 
-    num_steps: PositiveInt
+    num_steps: Annotated[PositiveInt, pydantic.Field(le=MOST_STEPS)]
     batch_size: PositiveInt
     optimizer: Optimizer
 
@@ -66,12 +68,6 @@ class JudgeConfig(Section):
     num_seeds: Count = 0
 
 
-def _plain_name(name: str) -> str:
-    if not name or set(name) & set("/\\") or name in (".", ".."):
-        raise ValueError(f"expected a plain folder name, got {name!r}")
-    return name
-
-
 class Config(Section):
     """A whole experiment.
 
@@ -88,9 +84,9 @@ class Config(Section):
         method: Section `[method]`: a hypergradient method of drmad_jax, with its arguments.
     """
 
-    name: Annotated[str, pydantic.AfterValidator(_plain_name)]
-    variant: Annotated[str, pydantic.AfterValidator(lambda name: name and _plain_name(name))] = ""
-    seed: Count = 0
+    name: Annotated[str, pydantic.AfterValidator(variants.plain)]
+    variant: Annotated[str, pydantic.AfterValidator(lambda x: x and variants.plain(x))] = ""
+    seed: Seed = 0
     data: DataConfig
     model: ModelConfig = MLPConfig()
     task: Annotated[TaskConfig, one_of(sections)] = pydantic.Field({}, validate_default=True)
@@ -174,6 +170,8 @@ def parse(table: Mapping[str, Any]) -> Config:
         config = Config.model_validate(table)
     except pydantic.ValidationError as error:
         raise ConfigError(explain(error, table)) from error
+    except RecursionError as error:
+        raise ConfigError("the config is nested too deeply") from error
     config.data.check(config.inner.batch_size)
     return config
 
@@ -208,7 +206,9 @@ def differences(old: Config, new: Config) -> list[str]:
 def _read(path: Path | str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"cannot read the config {path}: it is nested too deeply") from error
+    except (OSError, ValueError) as error:  # A number of thousands of digits is the latter, too.
         raise ConfigError(f"cannot read the config {path}: {error}") from error
 
 
@@ -229,6 +229,6 @@ def _read_value(text: str) -> Any:
     number = f"0{text}" if text.startswith(".") else text
     try:
         table = tomllib.loads(f"value = {number}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return table["value"] if len(table) == 1 else text

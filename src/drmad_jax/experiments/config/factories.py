@@ -13,7 +13,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import jax
 import optax
@@ -21,7 +21,17 @@ import pydantic
 from pydantic_core import core_schema
 
 import drmad_jax as dj
-from drmad_jax.experiments.config.section import Section, a_list, describe, dump, refuse, suggest
+from drmad_jax.experiments.config.section import (
+    MOST_ITEMS,
+    MOST_STEPS,
+    Section,
+    a_list,
+    describe,
+    dump,
+    refuse,
+    shown,
+    suggest,
+)
 
 # Line searches ask for the loss as a function, which an unrolled step does not have.
 _UNSUITABLE_OPTIMIZERS = ("lbfgs",)
@@ -41,7 +51,10 @@ class Factory:
     Attributes:
         name: The function's name.
         options: The keyword arguments given in the config; the others keep their defaults.
+        most: The largest integer that is taken.
     """
+
+    most: ClassVar[int] = 2**31 - 1
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -75,13 +88,15 @@ class Factory:
         if name not in choices:
             refuse("name", f"unknown name {name!r}; {suggest(name, choices)}")
         options = {key: value for key, value in table.items() if key != "name"}
+        for key, value in options.items():
+            _check_size(key, value, cls.most)
         arguments = _arguments(choices[name], cls).model_validate(options)
         calls = {key: value for key, value in arguments if isinstance(value, Factory)}
         section = cls(name, options | {key: calls[key] for key in options if key in calls})
         try:
             section.build()
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+        except (ArithmeticError, LookupError, TypeError) as error:
+            raise ValueError(f"{error} in {section}") from error
         return section
 
     def to_table(self) -> dict[str, Any]:
@@ -116,6 +131,9 @@ class Optimizer(Factory):
 class Method(Factory):
     """A section naming a hypergradient method of drmad_jax, such as `name = "drmad"`."""
 
+    # Integers count steps, or what is done in them.
+    most = MOST_STEPS
+
     @classmethod
     def choices(cls) -> dict[str, Callable[..., dj.Method | dj.Estimator]]:
         """The public methods of drmad_jax."""
@@ -132,6 +150,18 @@ class _Arguments(Section):
     @classmethod
     def _unknown(cls) -> str:
         return f"{cls.__name__} has no such argument"
+
+
+def _check_size(key: str, value: Any, most: int) -> None:
+    """Makes sure that numbers are none that no memory holds, and words can be printed."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > MOST_ITEMS:
+        refuse(key, f"expected at most {MOST_ITEMS:,} items, got {len(items):,}")
+    for item in items:
+        if isinstance(item, int) and abs(item) > most:
+            refuse(key, f"expected at most {most:,}, got {shown(item)}")
+        if isinstance(item, str) and not item.isprintable():
+            refuse(key, f"expected letters that can be printed, got {shown(item)}")
 
 
 @functools.cache

@@ -4,9 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from drmad_jax.experiments.config.section import PositiveInt, Section, a_list, one_of
+from drmad_jax.experiments.config.section import Log, PositiveInt, Section, a_list, one_of
 
-Integers = Annotated[tuple[PositiveInt, ...], a_list("an integer")]
+# Of layers, and what else a model has one after the other or side by side.
+Integers = Annotated[tuple[PositiveInt, ...], a_list("an integer"), Field(max_length=100)]
+# In pixels; no image is larger.
+Side = Annotated[PositiveInt, Field(le=128)]
 Activation = Literal["tanh", "relu", "gelu", "silu"]
 
 
@@ -23,7 +26,7 @@ class MLPConfig(Section):
     kind: Literal["mlp"] = "mlp"
     hidden: Integers = (50, 50, 50)
     activation: Activation = "tanh"
-    init_log_scale: float | Literal["lecun"] = -3.0
+    init_log_scale: Log | Literal["lecun"] = -3.0
 
 
 class ConvConfig(Section):
@@ -37,7 +40,7 @@ class ConvConfig(Section):
 
     kind: Literal["conv"] = "conv"
     channels: Integers = (8, 16)
-    kernel_size: PositiveInt = 3
+    kernel_size: Side = 3
     activation: Activation = "silu"
 
 
@@ -53,10 +56,10 @@ class DenseNetConfig(Section):
     """
 
     kind: Literal["densenet"] = "densenet"
-    depth: PositiveInt = 40
+    depth: Annotated[PositiveInt, Field(le=400)] = 40
     growth: PositiveInt = 12
     stem_channels: PositiveInt = 16
-    stem_stride: PositiveInt = 1
+    stem_stride: Side = 1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 

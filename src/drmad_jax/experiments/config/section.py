@@ -12,8 +12,16 @@ from typing import Annotated, Any, NoReturn
 import pydantic
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
-Count = Annotated[int, pydantic.Field(ge=0)]
+# Numbers that fit into 32 bits, as JAX has them.
+PositiveInt = Annotated[int, pydantic.Field(gt=0, lt=2**31)]
+Count = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+# Steps of a training run, and counts of what a method does in them.
+MOST_STEPS = 10_000_000
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+# Natural logs of numbers that there are.
+Log = Annotated[float, pydantic.Field(ge=-700, le=700)]
+MOST_ITEMS = 10_000
+_MOST_LETTERS = 80
 
 _EXPECTED = {
     "int_type": "an integer", "float_type": "a finite number", "finite_number": "a finite number",
@@ -21,12 +29,21 @@ _EXPECTED = {
     "literal_error": "{expected}",
 }  # fmt: skip
 _BOUNDS = {
-    "greater_than": "a value above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le:g}",
-    "less_than": "a value below {lt:g}",
+    "greater_than": "a value above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "less_than": "a value below {lt}",
 }
 _TOML = {int: "integer", float: "number", str: "string", list: "list"}
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"expected letters that can be printed, got {shown(text)}")
+    return text
+
+
+Text = Annotated[str, pydantic.AfterValidator(_printable)]
 
 
 class Section(pydantic.BaseModel):
@@ -85,6 +102,8 @@ def a_list(item: str) -> Any:
     def read(value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise PydanticCustomError("list", f"a list (of {item})")  # pyright: ignore
+        if len(value) > MOST_ITEMS:
+            raise ValueError(f"expected at most {MOST_ITEMS:,} items, got {len(value):,}")
         return tuple(value)
 
     return pydantic.BeforeValidator(read)
@@ -153,7 +172,7 @@ def flatten(table: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 def suggest(word: str, known: Iterable[str], path: str = "") -> str:
     """The nearest known words, for the end of an error message."""
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(shorten(word), known, n=1)
     if near:
         return f"did you mean {_join(path, near[0])}?"
     return f"expected one of {', '.join(known)}" if known else "expected no keys here"
@@ -162,10 +181,24 @@ def suggest(word: str, known: Iterable[str], path: str = "") -> str:
 def describe(value: object) -> str:
     """A value and its type in TOML's words, for error messages."""
     if isinstance(value, Mapping):
-        return f"a table with the keys {', '.join(value)}" if value else "an empty table"
+        keys = shorten(", ".join(value))
+        return f"a table with the keys {keys}" if value else "an empty table"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"the {_TOML.get(type(value), type(value).__name__)} {value!r}"
+    return f"the {_TOML.get(type(value), type(value).__name__)} {shown(value)}"
+
+
+def shown(value: object) -> str:
+    """A value as it is written, or its beginning, for error messages."""
+    try:
+        return shorten(repr(value))
+    except (ValueError, RecursionError):  # Python does not write numbers of thousands of digits.
+        return f"a very long {type(value).__name__}"
+
+
+def shorten(text: str) -> str:
+    """A text, or its beginning, for error messages."""
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
 
 
 def _of_value(path: str, faults: list[Any]) -> str:
@@ -175,15 +208,15 @@ def _of_value(path: str, faults: list[Any]) -> str:
         text = str(context.get("error", fault["msg"]))
         return f"{path}: {text}" if path else text
     if fault["type"] in _BOUNDS:
-        return (
-            f"{path}: expected {_BOUNDS[fault['type']].format(**context)}, got {fault['input']!r}"
-        )
+        bound = _BOUNDS[fault["type"]].format(**context)
+        return f"{path}: expected {bound}, got {shown(fault['input'])}"
     words = [
         _EXPECTED.get(f["type"], "{msg}").format(msg=f["msg"], **f.get("ctx", {})) for f in faults
     ]
     options = [option for word in words for option in re.findall(r"'([^']*)'", word)]
     one_of = "one of " if len(words) == 1 < len(options) else ""
-    near = difflib.get_close_matches(str(fault["input"]), options, n=1)
+    word = fault["input"] if isinstance(fault["input"], str) else ""
+    near = difflib.get_close_matches(shorten(word), options, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     wanted = " or ".join(dict.fromkeys(words))
     return f"{path}: expected {one_of}{wanted}, got {describe(fault['input'])}{hint}"

@@ -9,12 +9,14 @@ too, in its table `[variants.NAME.smoke]`.
 from collections.abc import Mapping
 from typing import Any
 
-from drmad_jax.experiments.config.section import describe
+from drmad_jax.experiments.config.section import describe, shorten, shown
 from drmad_jax.experiments.errors import ConfigError
 
 # The file's own settings, beside its variants.
 BASE = "base"
 SMOKE_SUFFIX = "-smoke"
+# Two of them and an ending must be one name of a file.
+_MOST_BYTES = 100
 _FIXED = ("name", "variant", "variants")
 
 
@@ -28,12 +30,16 @@ def named(table: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
         What each changes, by its name, in the file's order.
 
     Raises:
-        ConfigError: If a variant is not a table, or is named "base".
+        ConfigError: If a variant is not a table, is named "base", or as no folder can be.
     """
     variants = table.get("variants", {})
     if not isinstance(variants, Mapping):
         raise ConfigError(f"variants: expected tables [variants.NAME], got {describe(variants)}")
     for name, changes in variants.items():
+        try:
+            plain(name)
+        except ValueError as error:
+            raise ConfigError(f"variants.{shorten(name)}: {error}") from error
         if not isinstance(changes, Mapping):
             raise ConfigError(f"variants.{name}: expected a table, got {describe(changes)}")
         if name == BASE:
@@ -41,6 +47,26 @@ def named(table: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
                 f"variants.{BASE}: this is the name of the file's own settings; choose another"
             )
     return variants
+
+
+def plain(name: str) -> str:
+    """Makes sure that a folder can be named so.
+
+    Args:
+        name: The name of an experiment or a variant.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if len(name.encode(errors="replace")) > _MOST_BYTES:
+        raise ValueError(f"expected a name of up to {_MOST_BYTES} bytes, got {shown(name)}")
+    is_plain = name.isprintable() and not set(name) & set("/\\") and not name.startswith(".")
+    if not name or not is_plain:
+        raise ValueError(f"expected a plain folder name, got {name!r}")
+    return name
 
 
 def choose(

@@ -13,6 +13,7 @@ from drmad_jax.experiments.config.section import suggest
 from drmad_jax.experiments.errors import ConfigError, RunFolderError
 from drmad_jax.experiments.files import say, write_json, write_text
 from drmad_jax.experiments.runs import run_folder
+from drmad_jax.experiments.runs.feasible import check_data, check_training, told_of_config
 from drmad_jax.experiments.runs.outer_step import outer_key
 from drmad_jax.experiments.runs.summary import device, versions
 from drmad_jax.experiments.tasks import make_task
@@ -102,7 +103,9 @@ def _measure(
     config: Config, methods: dict[str, dj.Method], num_seeds: int, progress: bool
 ) -> dj.Comparison:
     task = make_task(config)
+    check_data(config)
     data = task.load_data()
+    check_training(config, task, data)
     measure = dj.compare(
         task.problem,
         methods,
@@ -115,11 +118,8 @@ def _measure(
     if progress:
         say(f"compiling {len(methods)} methods")
         runs = tqdm(runs, desc=f"{config.name} compare", total=num_seeds, unit="seed")
-    try:
-        comparison = measure(task.init_hparams(), runs)
-    except ValueError as error:
-        raise ConfigError(f"this comparison cannot be run: {error}") from error
-    return comparison
+    with told_of_config("this comparison cannot be run"):
+        return measure(task.init_hparams(), runs)
 
 
 def _write(folder: Path, config: Config, comparison: dj.Comparison) -> None:

@@ -11,12 +11,18 @@ from jaxtyping import PyTree
 from tqdm import tqdm
 
 from drmad_jax.experiments.config import Config
-from drmad_jax.experiments.errors import ConfigError, RunStopped
+from drmad_jax.experiments.errors import RunStopped
 from drmad_jax.experiments.files import say, write_json
 from drmad_jax.experiments.metrics import REVERSE
 from drmad_jax.experiments.runs import outer_step, run_folder
 from drmad_jax.experiments.runs.checkpoints import Checkpoint, restore_latest, save
 from drmad_jax.experiments.runs.ended import summary_of_ended
+from drmad_jax.experiments.runs.feasible import (
+    check_data,
+    check_program,
+    check_training,
+    told_of_config,
+)
 from drmad_jax.experiments.runs.judge import judge, make_trial
 from drmad_jax.experiments.runs.summary import COMPLETE, summarise
 from drmad_jax.experiments.tasks import make_task
@@ -70,8 +76,10 @@ class _Loop:
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder = config, folder
         task = make_task(config)
-        self.carry = outer_step.init_carry(config, task)
+        check_data(config)
         self.data = task.load_data()
+        check_training(config, task, self.data)
+        self.carry = outer_step.init_carry(config, task)
         self.first = self.carry.hparams
         start = time.perf_counter()
         if config.judge.num_seeds > 0 or config.outer.num_steps == 0:
@@ -123,7 +131,7 @@ class _Loop:
         metrics, seconds = run_folder.read(self.folder, run_folder.METRICS), self.compile_seconds
         summary = summarise(metrics, status=status, compile_seconds=seconds, hparams=final)
         if self.config.judge.num_seeds > 0:
-            trial = lambda hparams, key: self.trial(hparams, key, self.data)
+            trial = told_of_config()(lambda hparams, key: self.trial(hparams, key, self.data))
             summary["judge"] = judge(
                 self.config, self.folder, trial, first=first, final=final, progress=progress
             )
@@ -139,17 +147,17 @@ class _Loop:
     def _call(self, step: int, call: Callable[..., Any]) -> tuple[dict[str, Any], outer_step.Carry]:
         start = time.perf_counter()
         key = outer_step.outer_key(self.config, step)
-        carry, metrics = jax.block_until_ready(call(self.carry, key, self.data))
+        with told_of_config():
+            carry, metrics = jax.block_until_ready(call(self.carry, key, self.data))
         seconds = round(time.perf_counter() - start, 4)
         return {"step": step, **outer_step.to_host(metrics), "seconds": seconds}, carry
 
     def _compile(self, function: Callable[..., Any], start: PyTree) -> Callable[..., Any]:
         key = outer_step.outer_key(self.config, 0)
-        try:
-            lowered = jax.jit(function).lower(start, key, self.data)
-        except ValueError as error:
-            raise ConfigError(f"this configuration cannot be run: {error}") from error
-        return lowered.compile()
+        with told_of_config():
+            compiled = jax.jit(function).lower(start, key, self.data).compile()
+        check_program(compiled)
+        return compiled
 
 
 def _why_stopped(config: Config, line: dict[str, Any]) -> str:

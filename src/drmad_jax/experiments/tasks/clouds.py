@@ -16,7 +16,7 @@ from pydantic import Field
 import drmad_jax as dj
 from drmad_jax.experiments.config.data import CloudsConfig
 from drmad_jax.experiments.config.models import PyramidConfig
-from drmad_jax.experiments.config.section import a_list
+from drmad_jax.experiments.config.section import Log, a_list
 from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data import clouds, geotiff
 from drmad_jax.experiments.data.augmentations import STRENGTH_TRANSFORM
@@ -56,7 +56,7 @@ class CloudsTaskConfig(TaskConfig):
 
     kind: Literal["clouds"] = "clouds"
     tuned: Annotated[tuple[Tuned, ...], a_list("names"), chosen] = get_args(Tuned)
-    initial_log_l2: float = -9.0
+    initial_log_l2: Log = -9.0
     initial_strength: Annotated[float, Field(gt=0, lt=1)] = 0.02
     outer_loss: Literal["soft_iou", "cross_entropy"] = "soft_iou"
 

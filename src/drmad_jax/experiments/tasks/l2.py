@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 import drmad_jax as dj
 from drmad_jax.experiments.config.data import ImagesConfig
+from drmad_jax.experiments.config.section import Log
 from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.figures import images, values
@@ -35,7 +36,7 @@ class L2Config(TaskConfig):
     kind: Literal["l2"] = "l2"
     granularity: Literal["unit", "layer", "parameter", "global"] = "unit"
     coordinates: Literal["penalty", "rescaled"] = "penalty"
-    initial_log_l2: float = -4.4
+    initial_log_l2: Log = -4.4
 
 
 @task(L2Config, data=ImagesConfig, model=CLASSIFIERS)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 import drmad_jax as dj
 from drmad_jax.experiments.config.data import ImagesConfig
-from drmad_jax.experiments.config.section import a_list
+from drmad_jax.experiments.config.section import Log, a_list
 from drmad_jax.experiments.config.task import TaskConfig, chosen
 from drmad_jax.experiments.data.datasets import Images, Splits
 from drmad_jax.experiments.errors import ConfigError
@@ -46,7 +46,7 @@ class OnlineConfig(TaskConfig):
     granularity: Literal["parameter", "tensor", "scalar"] = "parameter"
     rule: Literal["sign", "raw", "cosine"] = "sign"
     log_step: Annotated[float, Field(gt=0)] = 0.01
-    initial_log_l2: float = -9.0
+    initial_log_l2: Log = -9.0
 
 
 class Pair(NamedTuple):

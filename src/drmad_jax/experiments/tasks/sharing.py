@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import drmad_jax as dj
 from drmad_jax.experiments.config.data import AlphabetsConfig
 from drmad_jax.experiments.config.models import MLPConfig
-from drmad_jax.experiments.config.section import a_list
+from drmad_jax.experiments.config.section import Log, a_list
 from drmad_jax.experiments.config.task import TaskConfig
 from drmad_jax.experiments.data.batches import inner_batches
 from drmad_jax.experiments.data.datasets import Splits
@@ -45,7 +45,7 @@ class SharingConfig(TaskConfig):
 
     kind: Literal["sharing"] = "sharing"
     initial_sharing: float | Annotated[tuple[float, ...], a_list("a finite number")] = 0.5
-    log_l2: float = -4.0
+    log_l2: Log = -4.0
 
 
 @task(SharingConfig, data=AlphabetsConfig, model=[MLPConfig])
