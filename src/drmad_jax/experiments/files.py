@@ -59,10 +59,12 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Whoever waits for it sees that it is gone, and makes another one.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(lock)
+        try:
+            # Whoever waits for it sees that it is gone, and makes another one.
+            with contextlib.suppress(OSError):
+                path.unlink()
+        finally:
+            os.close(lock)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
