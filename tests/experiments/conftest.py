@@ -5,6 +5,8 @@ import jax
 import pytest
 from tiny import TINY
 
+from drmad_jax.experiments.runs import loop
+
 USER_SETTINGS = {
     "jax_disable_most_optimizations": False,
     "jax_enable_x64": False,
@@ -42,3 +44,20 @@ def user_settings(compiled):
 @pytest.fixture
 def tiny():
     return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Runs differ in their folder alone: what is compiled and read for one serves the others."""
+    make, made = loop._Loop, {}
+
+    def cached(config, folder):
+        first = made.setdefault("loop", None) or make(config, folder)
+        made["loop"] = first
+        again = copy.copy(first)
+        again.folder = folder
+        return again
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_Loop", cached)
+        yield

@@ -30,7 +30,7 @@ def _hook(event, arguments):
         # As `shutil.rmtree` does it, in an open folder.
         path = os.path.join(os.readlink(f"/proc/self/fd/{more[0]}"), path)
     if os.path.abspath(path).startswith(_folder):
-        _on_event()
+        _on_event(path)
 
 
 def _torn_fsync(file):
@@ -38,7 +38,7 @@ def _torn_fsync(file):
     path = os.readlink(f"/proc/self/fd/{file}")
     if _folder is not None and path.startswith(_folder) and os.path.isfile(path):
         size = os.fstat(file).st_size
-        _on_event(lambda: os.ftruncate(file, size // 2))
+        _on_event(None, lambda: os.ftruncate(file, size // 2))
     _fsync(file)
 
 
@@ -60,8 +60,10 @@ def failing_at(number, folder, error, *, is_dead):
     """
     seen = []
 
-    def on_event(tear=lambda: None):
-        seen.append(None)
+    def on_event(path, tear=lambda: None):
+        seen.append(path)
+        # The system names the file, but for one that is open.
+        error.filename = path
         if len(seen) == number:
             tear()
         if len(seen) == number or is_dead and len(seen) > number > 0:
@@ -79,7 +81,7 @@ if __name__ == "__main__":
 
     left = int(sys.argv[1])
 
-    def kill_at_last(tear=lambda: None):
+    def kill_at_last(path, tear=lambda: None):
         global left
         left -= 1
         if left == 0:

@@ -1,6 +1,8 @@
 import json
 import tomllib
 
+import numpy as np
+
 TINY = tomllib.loads("""
 name = "tiny"
 seed = 3
@@ -41,3 +43,18 @@ outer.num_steps = 0
 def without_seconds(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def outcome(folder):
+    """All that a run leaves, but for times."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    summary = json.loads((folder / "summary.json").read_text())
+    kept = {k: v for k, v in summary.items() if "seconds" not in k and k not in ("date", "judge")}
+    arrays = {}
+    for path in sorted(folder.rglob("*.npz")):
+        with np.load(path) as archive:
+            for name in set(archive) - {"metrics"}:
+                arrays[f"{path.relative_to(folder)} {name}"] = archive[name].tobytes()
+    judge = [json.loads(line) for line in (folder / "judge.jsonl").read_text().splitlines()]
+    judged = [(line["seed"], line["before"], line["after"]) for line in judge]
+    return found, without_seconds(folder), judged, kept, summary["judge"]["metrics"], arrays

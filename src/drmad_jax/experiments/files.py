@@ -5,6 +5,7 @@ process leaves there is taken up by the next one that writes the file.
 """
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -134,13 +135,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         OSError: If there is no such file.
         ValueError: If it is damaged, or something else.
     """
-    # Opened here, since NumPy leaves a damaged archive open.
-    with open(path, "rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return dict(archive)
-        except Exception as error:  # What damage makes NumPy and zipfile raise has no one name.
-            raise ValueError(f"it is no whole archive of arrays ({error})") from error
+    # In memory, since NumPy leaves the file of a damaged archive open.
+    data = io.BytesIO(path.read_bytes())
+    try:
+        with np.load(data, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # What damage makes NumPy and zipfile raise has no one name.
+        raise ValueError(f"it is no whole archive of arrays ({error})") from error
 
 
 def write_folder(path: Path, write: Callable[[Path], Any]) -> None:
@@ -151,11 +152,12 @@ def write_folder(path: Path, write: Callable[[Path], Any]) -> None:
         write: Gets the folder to be filled.
     """
     temporary = _beside(path)
-    remove(temporary)
-    temporary.mkdir()
-    write(temporary)
-    remove(path)
-    os.replace(temporary, path)
+    with _named(path):
+        remove(temporary)
+        temporary.mkdir()
+        write(temporary)
+        remove(path)
+        os.replace(temporary, path)
     _sync_folder(path.parent)
 
 
@@ -181,6 +183,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed processes left of files that they did not come to rename.
+
+    Args:
+        folder: A folder of this package's own, locked.
+    """
+    for path in folder.glob(".*.tmp"):
+        remove(path)
 
 
 def cache_dir() -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from drmad_jax.experiments.errors import DatasetError, RunFolderError
-from drmad_jax.experiments.files import cache_dir, locked, read_arrays, write_arrays
+from drmad_jax.experiments.files import cache_dir, locked, read_arrays, tidy, write_arrays
 
 Split = Literal["train", "test"]
 
@@ -218,6 +218,7 @@ def _load(name: str, split: Split, num_examples: int) -> tuple[np.ndarray, np.nd
         with contextlib.suppress(OSError, RunFolderError):
             cached.parent.mkdir(parents=True, exist_ok=True)
             with locked(cached.parent):
+                tidy(cached.parent)
                 write_arrays(cached, {"images": images, "labels": labels})
     return *arrays, 255.0
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from drmad_jax.experiments.errors import RunFolderError
 from drmad_jax.experiments.figures import comparison
 from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, is_png, new_figure, png
-from drmad_jax.experiments.files import locked, write_atomically, write_json
+from drmad_jax.experiments.files import locked, tidy, write_atomically, write_json
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.runs import checkpoints, records, run_folder
 from drmad_jax.experiments.runs.outer_step import init_carry
@@ -44,6 +44,7 @@ def draw(folder: Path) -> list[Path]:
     names = [f"{name}.png" for name in pictures]
     # Of a run still going on, whose folder is its own.
     with locked(place):
+        tidy(place)
         for name, picture in zip(names, pictures.values(), strict=True):
             write_atomically(place / name, lambda file, picture=picture: file.write(picture))
         write_json(place / _DRAWN, names)

@@ -36,16 +36,7 @@ def _check(folder: Path, config: Config, summary: dict[str, Any]) -> None:
         records.check(records.WholeSummary, summary)
     except ValueError as error:
         raise RunFolderError(f"{folder / run_folder.SUMMARY} is not whole: {error}") from error
-    metrics = run_folder.read(folder, run_folder.METRICS)
-    num_steps = sum("hypergradient_norm" in line for line in metrics)
-    is_complete = summary["status"] == COMPLETE
-    # Behind the steps is the evaluation of where they led.
-    if num_steps != summary["num_outer_steps"] or is_complete and len(metrics) != num_steps + 1:
-        raise RunFolderError(f"{folder / run_folder.METRICS} has lost lines")
-    if "judge" in summary:
-        judged = len(run_folder.read(folder, run_folder.JUDGE))
-        if judged != summary["judge"]["num_seeds"]:
-            raise RunFolderError(f"{folder / run_folder.JUDGE} has lost lines")
+    metrics = check_lines(folder, summary)
     try:
         read_arrays(folder / run_folder.HPARAMS)
     except (OSError, ValueError) as error:
@@ -53,3 +44,28 @@ def _check(folder: Path, config: Config, summary: dict[str, Any]) -> None:
     step = min(len(metrics) - 1, config.outer.num_steps)
     if step > 0:
         checkpoints.check(folder, step)
+
+
+def check_lines(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Reads the metrics of a run, and makes sure that all lines are there.
+
+    Args:
+        folder: The run folder.
+        summary: Its summary, empty for a run that has not ended.
+
+    Returns:
+        The lines of `metrics.jsonl`.
+
+    Raises:
+        RunFolderError: If lines are damaged or missing, in it or in `judge.jsonl`.
+    """
+    metrics = run_folder.read(folder, run_folder.METRICS)
+    num_steps = sum("hypergradient_norm" in line for line in metrics)
+    # Behind the steps is the evaluation of where they led.
+    is_short = summary.get("status") == COMPLETE and len(metrics) != num_steps + 1
+    if is_short or num_steps != summary.get("num_outer_steps", num_steps):
+        raise RunFolderError(f"{folder / run_folder.METRICS} has lost lines")
+    judged = len(run_folder.read(folder, run_folder.JUDGE))
+    if judged != summary.get("judge", {}).get("num_seeds", judged):
+        raise RunFolderError(f"{folder / run_folder.JUDGE} has lost lines")
+    return metrics

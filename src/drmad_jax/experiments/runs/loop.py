@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunStopped
-from drmad_jax.experiments.files import say, write_json
+from drmad_jax.experiments.files import say, tidy, write_json
 from drmad_jax.experiments.metrics import REVERSE
 from drmad_jax.experiments.runs import outer_step, run_folder
 from drmad_jax.experiments.runs.checkpoints import Checkpoint, restore_latest, save
@@ -55,6 +55,8 @@ def run(
     """
     with run_folder.claimed(folder):
         run_folder.check(folder, config, resume=resume)
+        if (folder / run_folder.CONFIG).exists():
+            tidy(folder)
         summary = summary_of_ended(folder, config)
         if summary is not None and summary["status"] == COMPLETE:
             return summary
