@@ -208,7 +208,9 @@ def _of_value(path: str, faults: list[Any]) -> str:
         text = str(context.get("error", fault["msg"]))
         return f"{path}: {text}" if path else text
     if fault["type"] in _BOUNDS:
-        bound = _BOUNDS[fault["type"]].format(**context)
+        # What bounds a float is one itself, and reads as it was written.
+        bounds = {k: f"{v:.15g}" if isinstance(v, float) else v for k, v in context.items()}
+        bound = _BOUNDS[fault["type"]].format(**bounds)
         return f"{path}: expected {bound}, got {shown(fault['input'])}"
     words = [
         _EXPECTED.get(f["type"], "{msg}").format(msg=f["msg"], **f.get("ctx", {})) for f in faults

@@ -9,7 +9,7 @@ from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.config.variants import BASE
 from drmad_jax.experiments.errors import ExperimentError, RunFolderError
 from drmad_jax.experiments.runs import run_folder
-from drmad_jax.experiments.runs.ended import check_lines
+from drmad_jax.experiments.runs.ended import read_metrics
 from drmad_jax.experiments.runs.summary import COMPLETE
 
 
@@ -115,7 +115,7 @@ def _read(folder: Path) -> Run:
     try:
         config = run_folder.read_config(folder)
         summary = run_folder.read_summary(folder) or {}
-        metrics = check_lines(folder, summary)
+        metrics = read_metrics(folder, summary)
     except (ExperimentError, ValueError) as error:
         raise RunFolderError(f"{folder} cannot be read: {error}") from error
     return Run(folder, config, metrics, summary, config.folder)

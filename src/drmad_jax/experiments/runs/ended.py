@@ -36,7 +36,11 @@ def _check(folder: Path, config: Config, summary: dict[str, Any]) -> None:
         records.check(records.WholeSummary, summary)
     except ValueError as error:
         raise RunFolderError(f"{folder / run_folder.SUMMARY} is not whole: {error}") from error
-    metrics = check_lines(folder, summary)
+    metrics = read_metrics(folder, summary)
+    if "judge" in summary:
+        judged = run_folder.read(folder, run_folder.JUDGE)
+        if len(judged) != summary["judge"]["num_seeds"]:
+            raise RunFolderError(f"{folder / run_folder.JUDGE} has lost lines")
     try:
         read_arrays(folder / run_folder.HPARAMS)
     except (OSError, ValueError) as error:
@@ -46,7 +50,7 @@ def _check(folder: Path, config: Config, summary: dict[str, Any]) -> None:
         checkpoints.check(folder, step)
 
 
-def check_lines(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Reads the metrics of a run, and makes sure that all lines are there.
 
     Args:
@@ -57,7 +61,7 @@ def check_lines(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
         The lines of `metrics.jsonl`.
 
     Raises:
-        RunFolderError: If lines are damaged or missing, in it or in `judge.jsonl`.
+        RunFolderError: If lines are damaged or missing.
     """
     metrics = run_folder.read(folder, run_folder.METRICS)
     num_steps = sum("hypergradient_norm" in line for line in metrics)
@@ -65,7 +69,4 @@ def check_lines(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
     is_short = summary.get("status") == COMPLETE and len(metrics) != num_steps + 1
     if is_short or num_steps != summary.get("num_outer_steps", num_steps):
         raise RunFolderError(f"{folder / run_folder.METRICS} has lost lines")
-    judged = len(run_folder.read(folder, run_folder.JUDGE))
-    if judged != summary.get("judge", {}).get("num_seeds", judged):
-        raise RunFolderError(f"{folder / run_folder.JUDGE} has lost lines")
     return metrics
