@@ -12,8 +12,6 @@ import drmad_jax as dj
 import problems
 from drmad_jax.reverse.lanczos import positive_flow
 from drmad_jax.reverse.optimizer_response import mean_response, memory, transposed_update
-from drmad_jax.reverse.segments import averaged
-from drmad_jax.training.curvature import curvature_operator
 from drmad_jax.training.run import Run
 
 SIZE = 12
@@ -154,32 +152,6 @@ def test_entries_without_a_derivative_do_not_respond():
         response = respond(optimizer, optimizer.init(params), grads, params)
     assert float(response.to_gradient[0]) == 0.0
     assert bool(jnp.all(jnp.isfinite(response.to_gradient)))
-
-
-@pytest.mark.slow
-def test_operator_equals_single_products():
-    problem, batch = problems.problem(), problems.batches()(0)
-    params, hparams = problems.params(), problems.hparams()
-    vector = jax.tree.map(jnp.cos, params)
-    for curvature in ("hessian", "gauss_newton"):
-        operator = curvature_operator(problem, curvature, params, hparams, batch)
-        product, mixed = dj.curvature_product(problem, curvature, params, hparams, batch, vector)
-        assert problems.relative_error(operator.product(vector), product) < 1e-12
-        assert problems.relative_error(operator.mixed(vector), mixed) < 1e-12
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("composite", [True, False])
-def test_averaged_loss_is_the_mean_over_batches(composite):
-    loss = problems.loss if composite else lambda w, h, batch: problems.loss(w, h, batch)
-    problem, batches = problems.problem(inner_loss=loss), problems.batches()
-    stacked = jax.vmap(batches)(jnp.arange(3))
-    params, hparams = problems.params(), problems.hparams()
-    value, _ = averaged(problem).inner(params, hparams, stacked, None, None)
-    expected = jnp.mean(
-        jnp.stack([problem.inner(params, hparams, batches(t), None, None)[0] for t in range(3)])
-    )
-    np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
 CURVES = jnp.array([0.05, 1.0, 3.0])

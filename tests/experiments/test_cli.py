@@ -92,6 +92,8 @@ def test_interrupted_run_says_how_to_go_on(config_file, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_signals_end_a_run_as_an_interruption_does(config_file, monkeypatch, capsys, name):
     number = getattr(signal, name)
+    # What is started in the background has Ctrl-C ignored.
+    signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
     loop = "drmad_jax.experiments.runs.loop.run"
     monkeypatch.setattr(loop, lambda *arguments, **options: os.kill(os.getpid(), number))
     before = signal.getsignal(number)

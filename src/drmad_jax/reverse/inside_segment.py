@@ -25,7 +25,7 @@ from drmad_jax.reverse.optimizer_response import (
     transposed_update,
 )
 from drmad_jax.reverse.paths.base import At
-from drmad_jax.training.curvature import inner_gradient
+from drmad_jax.training.curvature import Curvature, curvature_product, inner_gradient
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import optimizer_update
 
@@ -104,6 +104,29 @@ class Segment:
         apart = tree.squared_norm(tree.add_scaled(each, -1, at_once))
         is_straight = apart < LARGEST_APART**2 * tree.squared_norm(each)
         return jax.tree.map(lambda x: jnp.maximum(x / len(self.sampled), 0), total), is_straight
+
+    def mean(self, of_step: Callable[[Array], PyTree]) -> PyTree:
+        """The mean of something over the sampled steps, in at least float32.
+
+        One step after another, so that one batch's activations are held at a time.
+        """
+        kinds = jax.eval_shape(of_step, self.sampled[0])
+        zeros = tree.widen(jax.tree.map(jnp.zeros_like, kinds))
+        add = lambda total, step: (tree.add(total, of_step(step)), None)
+        total, _ = jax.lax.scan(add, zeros, self.sampled)
+        return jax.tree.map(lambda x: x / len(self.sampled), total)
+
+    def curved(self, vector: PyTree, curvature: Curvature) -> tuple[PyTree, PyTree]:
+        """B v and (∂²L/∂λ∂w)ᵀ v, means over the sampled steps' batches."""
+
+        def of_step(step):
+            own, (batch, key) = self.at(step), self.run.inputs(step)
+            return curvature_product(
+                self.run.problem, curvature, own.params, self.hparams, batch, vector,
+                model_state=own.model_state, key=key,
+            )  # fmt: skip
+
+        return self.mean(of_step)
 
     def gradient(self, step: Int[Array, ""]) -> PyTree:
         """That of one step's batch, at the stand-in."""

@@ -1,21 +1,20 @@
 """A whole segment of training taken back at once."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from drmad_jax import tree
-from drmad_jax.problem import CompositeLoss, Problem, TrainState
+from drmad_jax.problem import TrainState
 from drmad_jax.reverse.inside_segment import EACH, Segment
 from drmad_jax.reverse.lanczos import positive_flow
 from drmad_jax.reverse.optimizer_fit import misfit
 from drmad_jax.reverse.optimizer_response import geometric_limit
 from drmad_jax.reverse.paths.base import At
 from drmad_jax.reverse.steps import ReverseSteps, Spacing, Visits, middles, stretches
-from drmad_jax.training.curvature import Curvature, curvature_operator, said_of
+from drmad_jax.training.curvature import Curvature, said_of
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent, ReverseInfo
 
@@ -136,22 +135,13 @@ class Segments(ReverseSteps):
         state is taken along, that of the model's comes back zero.
         """
         segment = Segment.of(run, hparams, state, weight, at, self.num_batches)
-        batches, keys = jax.vmap(run.inputs)(segment.sampled)
-        operator = curvature_operator(
-            averaged(run.problem),
-            curvature,
-            state.params,
-            hparams,
-            batches,
-            model_state=state.model_state,
-            key=keys,
-        )
-        memory = segment.memory(operator.grads)
-        response, is_straight = segment.response(memory, operator.grads)
+        grads = segment.mean(segment.gradient)
+        memory = segment.memory(grads)
+        response, is_straight = segment.response(memory, grads)
 
         def product(z):
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
-            curved = operator.product(tree.cast_like(pushed, state.params))
+            curved, _ = segment.curved(tree.cast_like(pushed, state.params), curvature)
             return jax.tree.map(
                 lambda c, d, x: c.astype(x.dtype) + d * x, curved, response.to_params, z
             )
@@ -169,9 +159,9 @@ class Segments(ReverseSteps):
         d_hparams, num_terms = cotangent.hparams, self.num_terms or EACH
         if num_terms == 1:
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, flow.integral(0, length))
-            mixed = operator.mixed(tree.cast_like(pushed, state.params))
+            _, mixed = segment.curved(tree.cast_like(pushed, state.params), curvature)
             d_hparams = tree.add_scaled(d_hparams, -1, mixed)
-        piece = segment.piece(memory, operator.grads, is_straight, num_terms)
+        piece = segment.piece(memory, grads, is_straight, num_terms)
         terms = d_hparams, tree.cast_like(cotangent.state.opt_state, memory.kept)
         terms = segment.over_pieces(num_terms, flow, piece, terms)
         params = tree.cast_like(flow.end, cotangent.state.params)
@@ -180,40 +170,3 @@ class Segments(ReverseSteps):
         d_state = d_state._replace(params=params, opt_state=opt_state)
         norm = jnp.sqrt(tree.squared_norm(params))
         return Cotangent(d_state, terms[0]), ReverseInfo(norm, flow.residual, flow.curvatures)
-
-
-def averaged(problem: Problem) -> Problem:
-    """The same problem on stacked batches (and keys): the inner loss is the mean over them.
-
-    One large product instead of many small ones, since the weights are not batched.
-    """
-    loss = problem.inner_loss
-    if not isinstance(loss, CompositeLoss):
-
-        def mean(params, hparams, batches, *, model_state=None, key=None):
-            value, new = _over_batches(problem.inner)(params, hparams, batches, model_state, key)
-            return jnp.mean(value) if model_state is None else (jnp.mean(value), new)
-
-        return dataclasses.replace(problem, inner_loss=mean)
-
-    def predict(params, hparams, batches, *, model_state=None, key=None):
-        outputs, new = _over_batches(loss.outputs)(params, hparams, batches, model_state, key)
-        return outputs if model_state is None else (outputs, new)
-
-    def criterion(outputs, hparams, batches):
-        return jnp.mean(jax.vmap(loss.criterion, (0, None, 0))(outputs, hparams, batches))
-
-    composite = CompositeLoss(predict, criterion, loss.penalty)
-    return dataclasses.replace(problem, inner_loss=composite)
-
-
-def _over_batches(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    def call(params, hparams, batches, model_state, keys):
-        if not jax.tree.leaves((batches, keys)):
-            # Training on everything: all steps are alike.
-            alike = function(params, hparams, batches, model_state, keys)
-            return jax.tree.map(lambda x: jnp.asarray(x)[None], alike)
-        axes = (None, None, 0, None, None if keys is None else 0)
-        return jax.vmap(function, axes)(params, hparams, batches, model_state, keys)
-
-    return call

@@ -8,7 +8,7 @@ not be, and both are taken as they are written.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -214,88 +214,6 @@ def _gauss_newton_product(
     for term in terms:
         d_hparams = tree.add(d_hparams, term)
     return d_params, d_hparams, d_state
-
-
-class CurvatureOperator(NamedTuple):
-    """The curvature at one point, ready for many products: what they share is computed once.
-
-    Attributes:
-        grads: The gradient there, like the weights.
-        product: v ↦ Bv, like the weights.
-        mixed: v ↦ (∂²L/∂λ∂w)ᵀv, like the hyperparameters; exact whatever the curvature.
-    """
-
-    grads: PyTree
-    product: Callable[[PyTree], PyTree]
-    mixed: Callable[[PyTree], PyTree]
-
-
-def curvature_operator(
-    problem: Problem,
-    curvature: Curvature,
-    params: PyTree,
-    hparams: PyTree,
-    batch: PyTree,
-    *,
-    model_state: PyTree = None,
-    key: Array | None = None,
-) -> CurvatureOperator:
-    """Linearises the gradient of the inner loss once, for many products at the same weights.
-
-    Args:
-        problem: The problem whose inner loss is meant.
-        curvature: "hessian" or "gauss_newton".
-        params: Where the curvature is taken.
-        hparams: Hyperparameters.
-        batch: One inner batch.
-        model_state: Model state, where there is one.
-        key: Key of that step, where the inner loss takes one.
-
-    Returns:
-        A `CurvatureOperator`; its functions hold what they share.
-
-    Example:
-        >>> import drmad_jax as dj, jax.numpy as jnp, optax
-        >>> from drmad_jax.training.curvature import curvature_operator
-        >>> loss = lambda w, h, x: h * jnp.sum(w**2)
-        >>> problem = dj.Problem(loss, loss, optax.sgd(0.1))
-        >>> operator = curvature_operator(problem, "hessian", jnp.ones(2), jnp.float32(3), None)
-        >>> operator.product(jnp.array([1.0, 0.0])).tolist()
-        [6.0, 0.0]
-    """
-
-    def loss(p, h):
-        return problem.inner(p, h, batch, model_state, key)[0]
-
-    def both(p):
-        return jax.grad(loss, argnums=(0, 1))(p, hparams)
-
-    (grads, _), push = jax.linearize(both, params)
-    product = lambda v: push(v)[0]
-    if curvature == "gauss_newton":
-        product = _gauss_newton_operator(problem, params, hparams, batch, model_state, key)
-    return CurvatureOperator(grads, product, lambda v: push(v)[1])
-
-
-def _gauss_newton_operator(
-    problem: Problem,
-    params: PyTree,
-    hparams: PyTree,
-    batch: PyTree,
-    model_state: PyTree,
-    key: Array | None,
-) -> Callable[[PyTree], PyTree]:
-    loss: CompositeLoss = problem.inner_loss  # type: ignore[assignment]
-    predict = lambda p: loss.outputs(p, hparams, batch, model_state, key)[0]
-    outputs, push = jax.linearize(predict, params)
-    pull = jax.linear_transpose(push, params)
-    criterion = jax.grad(lambda o: loss.criterion(o, hparams, batch))
-    curve = jax.linearize(criterion, outputs)[1]
-    if loss.penalty is None:
-        return lambda v: pull(curve(push(v)))[0]
-    penalise = jax.linearize(jax.grad(loss.penalty), params, hparams)[1]
-    fixed = tree.zeros_like(hparams)
-    return lambda v: tree.add(pull(curve(push(v)))[0], penalise(v, fixed))
 
 
 def curvature_product(

@@ -43,8 +43,20 @@ def summarise(
         "total_seconds_of_steps": sum(seconds),
         "num_outer_steps": len(steps),
         "num_hparams": sum(leaf.size for leaf in jax.tree.leaves(hparams)),
-        **{name: _course(metrics, name) for name in of_model(metrics[0])},
+        **courses(metrics),
     }
+
+
+def courses(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """First, last and best value of each metric of the trained model.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`, at least one.
+
+    Returns:
+        By name of the metric; `best_step` beside them is the step of the best one.
+    """
+    return {name: _course(metrics, name) for name in of_model(metrics[0])}
 
 
 def versions() -> dict[str, str]:
@@ -73,7 +85,6 @@ def device() -> dict[str, Any]:
 
 
 def _course(metrics: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """First, last and best value, and the step of the best one."""
     lines = [line for line in metrics if line[name] is not None]
     sign = -1 if metric(name).more_is_better else 1
     best = min(lines, key=lambda line: sign * line[name], default={})
