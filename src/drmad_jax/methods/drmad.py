@@ -67,7 +67,7 @@ def drmad(
     Cost:
         Memory: one training state for each segment or knot and 2 √K states (and 4 bytes a step for
         each counter in the optimizer's state); with segments also `num_products` + 4 vectors like
-        the weights and the activations of `num_batches` batches. Reverse pass: K reverse steps, and
+        the weights and the activations of one batch. Reverse pass: K reverse steps, and
         `count` · `num_products` curvature products, each on `num_batches` batches; or S reverse
         steps. Where hyperparameters read the batch, 50 evaluations of the model a segment more.
     Bias:
