@@ -60,6 +60,7 @@ def test_an_end_as_long_as_the_run_is_exact():
         assert problems.relative_error(hypergradient(method).grad, expected.grad) < 1e-11
 
 
+@pytest.mark.slow
 def test_a_longer_end_is_nearer_to_the_exact_one():
     expected = hypergradient(dj.stored())
     errors = [

@@ -28,7 +28,16 @@ METHODS = {
     "nystrom": dj.implicit(solver="nystrom", key=jax.random.key(0)),
 }
 SEES_START = ("unrolled", "stored", "drmad", "segments", "knots", "measured")
-each_method = pytest.mark.parametrize("name", METHODS)
+OFTEN = ("stored", "segments", "forward", "implicit", "es")
+
+
+def each(names):
+    """Those that stand for all by default, the others with the slow tests."""
+    slow = lambda name: () if name in OFTEN else pytest.mark.slow
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=slow(n)) for n in names])
+
+
+each_method = each(METHODS)
 
 
 def fit(w, h, batch):
@@ -240,14 +249,16 @@ def test_a_hyperparameter_in_a_closure(compiled):
 
 
 @each_method
-@pytest.mark.parametrize("batches", [None, (), lambda step: None])
+@pytest.mark.parametrize(
+    "batches", [None, pytest.param((), marks=pytest.mark.slow), lambda step: None]
+)
 def test_losses_that_take_no_batch(name, batches):
     wanted = run(METHODS[name])
     compute = jax.jit(lambda h, w: run(METHODS[name], h, w, batches))
     np.testing.assert_allclose(compute(*GIVEN[:2]).grad["l2"], wanted.grad["l2"])
 
 
-@pytest.mark.parametrize("name", SEES_START)
+@each(SEES_START)
 def test_a_function_of_ones_own_gives_batches(name):
     data = jnp.linspace(0.0, 1.0, 4)
     of_batch = lambda w, h, batch: inner(w, h, None) + batch * jnp.sum(w["a"])

@@ -54,7 +54,7 @@ DAMAGES = {
     "renamed": lambda path: path.rename(path.with_name("renamed")),
     "folder": make_folder,
 }
-_OFTEN = ("cut", "flipped", "gone", "folder")
+_OFTEN = ("cut", "gone")
 FOLDERS = {
     "renamed checkpoint": lambda root: (root / "checkpoints/2").rename(root / "checkpoints/7"),
     "swapped checkpoints": lambda root: [
