@@ -42,13 +42,13 @@ GRID = (
     Cell("mlp", "adam", 500, 1000, (*lineup.SWEPT, lineup.LINE_HESSIAN), budget_s=100),
     Cell("mlp", "momentum", 500, 2000, (lineup.DEFAULT, lineup.CHECKPOINTED), budget_s=120),
     *(Cell("mlp", "momentum", 50, num_steps) for num_steps in (1, 10, 100, 300, 1000, 2000)),
-    Cell("mlp", "momentum", 50, 20_000, lineup.LONG, budget_s=60),
+    Cell("mlp", "momentum", 50, 20_000, lineup.LONG, budget_s=150),
     Cell("conv", "momentum", 50, 100),
     Cell("conv", "momentum", 50, 1000, budget_s=50),
     Cell("conv", "adam", 50, 100),
-    Cell("transformer", "momentum", 50, 100, budget_s=40),
+    Cell("transformer", "momentum", 50, 100, budget_s=120),
     Cell("transformer", "momentum", 50, 300, lineup.LONG, budget_s=40),
-    Cell("transformer", "adam", 50, 100, budget_s=40),
+    Cell("transformer", "adam", 50, 100, budget_s=120),
 )
 
 
