@@ -74,7 +74,14 @@ def test_every_so_many_steps_the_hypergradient_is_certified(tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    [{"name": "implicit", "solver": {"name": "conjugate_gradient", "max_iterations": 3}}, *DRAWING],
+    [
+        {
+            "name": "implicit",
+            "solver": {"name": "conjugate_gradient", "max_iterations": 3},
+            "curvature": "gauss_newton",
+        },
+        *DRAWING,
+    ],
     ids=lambda method: method["name"],
 )
 def test_methods_that_do_not_go_back_step_by_step_have_no_cotangent_norm(tiny, tmp_path, method):
