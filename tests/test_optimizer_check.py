@@ -131,3 +131,15 @@ def test_it_leaves_nothing_in_the_program(monkeypatch):
         module = importlib.import_module("drmad_jax.protocol")
         monkeypatch.setattr(module, "warn_of_infinite_slope", lambda *_: None)
         assert str(jax.make_jaxpr(compute)(*given)) == checked
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.vmap])
+def test_a_warning_points_to_the_line_that_called(wrap):
+    loss = lambda w, h, b: jnp.sum((w - h) ** 2)
+    problem = dj.Problem(loss, loss, optax.adam(0.1))
+    compute = dj.hypergradient(problem, num_steps=2, method=dj.stored())
+    call = wrap(lambda h: compute(h, jnp.zeros(2), None, None).grad)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            call(jnp.ones(3) if wrap is jax.vmap else jnp.ones(()))
+    assert [warning.filename for warning in caught] == [__file__]

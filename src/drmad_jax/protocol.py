@@ -1,6 +1,5 @@
 """What a method is, what it reports, and what it has to say about a run before it begins."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -9,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from drmad_jax._checks.drawn import drawn_by
 from drmad_jax._checks.optimizer import warn_of_infinite_slope
 from drmad_jax._checks.unused import unused_leaves, used_leaves
+from drmad_jax._checks.warning import warn
 from drmad_jax.problem import TrainState
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent
@@ -191,25 +191,21 @@ def resolved(
     distorts = method.distorts(run, state)
     distorted = [] if distorts is None else used_leaves(distorts, hparams)
     if distorted:
-        warnings.warn(
+        warn(
             f"hyperparameters inside the optimizer, {_named(distorted)}: {method} does not go back "
             "through the optimizer's true states, and their hypergradients are biased, wrong signs "
-            "included. Use an exact method for them, such as checkpointed()",
-            UserWarning,
-            stacklevel=4,
+            "included. Use an exact method for them, such as checkpointed()"
         )
     if method.differentiates_optimizer:
         warn_of_infinite_slope(run.problem, hparams, state.params)
     drawn = _drawn_by(run, state, hparams)
     if drawn:
-        warnings.warn(
+        warn(
             f"hyperparameters that decide random draws, {_named(drawn)} (a dropout rate, the odds "
             "of a category): a derivative only sees what they do besides, such as rescaling, and "
             "wrong signs are possible with any method that differentiates. Use "
             "evolution_strategies(), or noise that changes smoothly with them (Gaussian dropout, a "
-            "concrete mask)",
-            UserWarning,
-            stacklevel=4,
+            "concrete mask)"
         )
     return method
 

@@ -1,6 +1,5 @@
 """Finds optimizers that turn a gradient of exactly zero into a hypergradient of NaN."""
 
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -10,6 +9,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
+from drmad_jax._checks.warning import warn
 from drmad_jax.problem import Problem
 
 _MESSAGE = (
@@ -49,7 +49,7 @@ def warn_of_infinite_slope(problem: Problem, hparams: PyTree, params: PyTree) ->
         # values that are not known yet. It is not accused of anything.
         return
     if infinite:
-        warnings.warn(_MESSAGE, UserWarning, stacklevel=3)
+        warn(_MESSAGE)
 
 
 def _has_infinite_slope(problem: Problem, hparams: PyTree, params: PyTree) -> bool:

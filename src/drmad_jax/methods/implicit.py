@@ -1,7 +1,6 @@
 """Implicit differentiation: the hypergradient at the end of training, by a linear solve."""
 
 import dataclasses
-import warnings
 from typing import Literal
 
 import jax
@@ -17,6 +16,7 @@ from drmad_jax._checks.arguments import (
     check_number,
     hold_key,
 )
+from drmad_jax._checks.warning import warn
 from drmad_jax.methods.linear_solve import (
     ConjugateGradient,
     LinearSolver,
@@ -55,11 +55,9 @@ class Implicit(Method):
         curvature = "hessian" if self.curvature == "auto" else self.curvature
         rules = run.rules_in_loss(state, hparams)
         if rules and not isinstance(self.solver, NeumannSeries):
-            warnings.warn(
+            warn(
                 f"{said_of(rules)}, and its Jacobian need not be symmetric, which the linear "
-                'solver assumes: look at `info.residual_norm`, or take solver="neumann"',
-                UserWarning,
-                stacklevel=5,
+                'solver assumes: look at `info.residual_norm`, or take solver="neumann"'
             )
         return dataclasses.replace(self, curvature=resolve_curvature(run.problem, curvature))
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -11,6 +10,7 @@ from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.arguments import check_choice
+from drmad_jax._checks.warning import warn
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import DependsOn, Info, Method
 from drmad_jax.reverse.guard import (
@@ -95,7 +95,7 @@ class Reverse(Method):
                 "each step: large, not floating-point, and changed by training"
             )
         if reason is not None:
-            warnings.warn(f"{reason}: {_INSTEAD}", UserWarning, stacklevel=5)
+            warn(f"{reason}: {_INSTEAD}")
             return EXACT.resolve(run, state, hparams)
         if self.fresh_batches and not callable(run.inner_batches):
             raise ValueError(
@@ -110,7 +110,7 @@ class Reverse(Method):
         rules = run.rules_in_loss(state, hparams)
         if rules:
             curvature = "hessian"
-            warnings.warn(f"{said_of(rules)}: {_AS_WRITTEN}", UserWarning, stacklevel=5)
+            warn(f"{said_of(rules)}: {_AS_WRITTEN}")
         steps = self.steps.resolve(run, state, hparams)
         return dataclasses.replace(self, steps=steps, curvature=curvature)
 
