@@ -43,7 +43,7 @@ def own_rules(function: Callable[..., PyTree], *arguments: PyTree) -> list[str]:
         >>> import jax, jax.numpy as jnp
         >>> from drmad_jax._checks.own_rules import own_rules
         >>> straight_through = jax.custom_jvp(lambda x: jnp.round(x))
-        >>> straight_through.defjvp(lambda x, t: (jnp.round(x[0]), t[0]))
+        >>> rule = straight_through.defjvp(lambda x, t: (jnp.round(x[0]), t[0]))
         >>> own_rules(lambda x: jax.nn.relu(straight_through(x)), 1.0)
         ['<lambda>']
     """
