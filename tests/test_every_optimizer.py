@@ -298,7 +298,9 @@ def given_few():
     return h, params, jax.tree.map(lambda x: x[:FEW], batches), judged
 
 
-def test_lookahead_trains_its_fast_weights():
+@pytest.mark.parametrize("adapted", [False, True])
+def test_lookahead_trains_its_fast_weights(adapted):
+    """As optax has it, or made to take the gradients of both halves."""
     (h, params, few, judged), optimizer = given_few(), optax.lookahead(sgd, 2, 0.5)
     pair = optax.LookaheadParams.init_synced(params)
 
@@ -312,7 +314,9 @@ def test_lookahead_trains_its_fast_weights():
 
     of_fast = lambda w, h, batch: loss(w.fast, h, batch)
     of_slow = lambda w, h, batch: outer_loss(w.slow, h, batch)
-    problem = dj.Problem(of_fast, of_slow, optimizer)
+    of_both = lambda grads, state, w: optimizer.update(grads.fast, state, w)
+    given = optax.GradientTransformation(optimizer.init, of_both) if adapted else optimizer
+    problem = dj.Problem(of_fast, of_slow, given)
     with lenient():
         wanted = jax.grad(by_hand)(h)
         for method in (dj.checkpointed(), dj.forward()):

@@ -127,10 +127,15 @@ def optimizer_update(problem: Problem, hparams: PyTree) -> Callable[..., tuple[P
         return transformation.update(grads, *state[:2])
 
     def update(grads, opt_state, params, loss):
-        if isinstance(params, optax.LookaheadParams):
-            grads = grads.fast
+        is_pair = isinstance(params, optax.LookaheadParams)
         try:
-            updates, state = with_what_it_takes(grads, opt_state, params, loss)
+            try:
+                updates, state = with_what_it_takes(grads, opt_state, params, loss)
+            except (TypeError, ValueError):
+                # optax.lookahead wants the gradients of half of its weights.
+                if not is_pair:
+                    raise
+                updates, state = with_what_it_takes(grads.fast, opt_state, params, loss)
         except (AttributeError, TypeError, ValueError) as error:
             said = str(error).replace("'", "")
             asked = next((name for name in _ASKED if name in said), None)
