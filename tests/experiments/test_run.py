@@ -200,9 +200,11 @@ def start_and_kill(config_file, folder, delay, lines, how=signal.SIGKILL):
     words = ["run", str(config_file), "--out", str(folder), "--resume"]
     code = f"import sys; from drmad_jax.experiments.cli import main; sys.exit(main({words!r}))"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    metrics = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+    count = lambda: metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+    # One more than the run before left: this one has begun.
+    lines = max(lines, count() + 1)
+    while count() < lines:
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -220,7 +222,7 @@ def test_killed_twice_and_resumed_is_uninterrupted(finished, config, tmp_path, h
     folder = tmp_path / "run"
     chance = random.Random(0)
     for lines in (1, NUM_STEPS // 2):
-        code, told = start_and_kill(config_file, folder, chance.uniform(0, 0.2), lines, how)
+        code, told = start_and_kill(config_file, folder, chance.uniform(0, 0.05), lines, how)
         assert code == (-how if how == signal.SIGKILL else 128 + how)
         assert "--resume goes on" in told or how == signal.SIGKILL
     assert len((folder / "metrics.jsonl").read_text().splitlines()) < NUM_STEPS
