@@ -26,7 +26,6 @@ HARDWARE = ("device", "backend", "processor", "cores", "usable_cores", "load_ave
 # Taken before records said how. No name may be added; who takes a record again strikes its name.
 INCOMPLETE = (
     "agreement_paths_mlp_adam", "agreement_paths_mlp_chaotic", "agreement_tuned_mlp_chaotic",
-    "tuning_conv_sgd",
 )  # fmt: skip
 
 

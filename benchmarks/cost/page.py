@@ -71,7 +71,7 @@ def _figure(results: Results) -> Figure:
         steps = sorted({cell["num_steps"] for cell in chosen})
         # Room at both sides, also where all runs have the same number of steps.
         axes.set_xlim(steps[0] / 1.5, steps[-1] * 1.5)
-        plain_ticks(axes.xaxis, steps)
+        plain_ticks(axes.xaxis, _apart(steps))
     plain_ticks(panels[0].yaxis, (1, 1.5, 2, 3, 5, 10, 20))
     panels[0].set_ylabel("time / plain training")
     legend_below(figure)
@@ -106,6 +106,15 @@ def _never_above_exact(results: Results) -> Verdict:
     worst = max(over, key=over.__getitem__)
     # Below about 580 steps both are the same program, and differ by noise.
     return Verdict(f"at most {over[worst]:.2f} of it ({worst})", over[worst] <= 1.1)
+
+
+def _apart(steps: list[int]) -> list[int]:
+    """Those whose numbers do not run into that of the one before."""
+    kept = steps[:1]
+    for step in steps[1:]:
+        if step >= 8 * kept[-1] or len(steps) < 5:
+            kept.append(step)
+    return kept
 
 
 def _headline(results: Results) -> str:
