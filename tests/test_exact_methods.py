@@ -102,7 +102,7 @@ def test_unrolled_equals_an_eager_python_loop(oracle):
     "method",
     [
         pytest.param(dj.stored(), marks=pytest.mark.slow),
-        dj.drmad(steps=dj.segments(5, num_products=8)),
+        pytest.param(dj.drmad(steps=dj.segments(5, num_products=8)), marks=pytest.mark.slow),
         dj.drmad(knots=NUM_STEPS + 1, curvature="gauss_newton"),
     ],
     ids=["stored", "segments", "knots"],
