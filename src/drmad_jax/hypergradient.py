@@ -16,6 +16,7 @@ from drmad_jax._checks.arguments import (
     check_key,
     check_scalar,
 )
+from drmad_jax._checks.closures import constant, refuse_closures
 from drmad_jax.methods.certificate import certificate
 from drmad_jax.methods.drmad import drmad
 from drmad_jax.problem import Problem, TrainState, init_state
@@ -266,6 +267,10 @@ def train(
         _, params, run = _run(problem, num_steps, hparams, params, inner_batches, model_state, key)
         return run, started(run, hparams, params, model_state)
 
+    def first_step(*inputs):
+        run, start = begin(*inputs)
+        return run.step(start.state, inputs[0])
+
     def call(
         hparams: PyTree,
         params: PyTree,
@@ -280,13 +285,14 @@ def train(
         chosen = resolved(checked, run, run.start(hparams), hparams)
         if chosen.is_native:
             return chosen.forward(run, run.start(hparams), hparams)[0]
-        inner_batches = _constant("inner_batches", run.inner_batches)
+        inner_batches = constant("inner_batches", run.inner_batches)
         if not chosen.reaches_start(run):
-            params = _constant("params", params)
-            model_state = _constant("model_state", model_state)
+            params = constant("params", params)
+            model_state = constant("model_state", model_state)
         differentiable = _with_rule(chosen, begin)
-        _check_closures(begin, hparams, params, inner_batches, model_state, key)
-        return differentiable(hparams, params, inner_batches, model_state, key)
+        inputs = hparams, params, inner_batches, model_state, key
+        refuse_closures(first_step, *inputs)
+        return differentiable(*inputs)
 
     return call
 
@@ -317,39 +323,6 @@ def _with_rule(method: Method, begin: Callable[..., tuple[Run, "Start"]]) -> Cal
     differentiable = jax.custom_vjp(plain)
     differentiable.defvjp(forward, backward)
     return differentiable
-
-
-def _check_closures(begin: Callable[..., tuple[Run, "Start"]], *inputs: PyTree) -> None:
-    """Raises a `ValueError` if a step holds a value that is differentiated, and was not handed in.
-
-    A rule for a derivative only follows its arguments, and JAX's own word on it comes late.
-    """
-
-    def step(*inputs):
-        run, start = begin(*inputs)
-        return run.step(start.state, inputs[0])
-
-    held = jax.make_jaxpr(step)(*inputs).consts
-    if any(type(value).__name__ in ("JVPTracer", "LinearizeTracer") for value in held):
-        raise ValueError(
-            "train: a loss or the optimizer holds a value that is differentiated, and a method's "
-            "way back only follows what it is given: pass that value in `hparams`, from where "
-            "losses and optimizer get it, or use method=drmad_jax.unrolled()"
-        )
-
-
-def _constant(name: str, pytree: PyTree) -> PyTree:
-    """Passes a pytree through, and raises when somebody differentiates with respect to it."""
-    mend = "use a method that goes back to the first step, such as checkpointed()"
-    if name == "inner_batches":
-        mend = "put the arrays whose gradient you want into `hparams` and let batches index them"
-
-    def refuse(value):
-        raise ValueError(f"train is not differentiable in `{name}` with this method: {mend}")
-
-    through = jax.custom_vjp(lambda value: value)
-    through.defvjp(refuse, lambda residuals, cotangent: (cotangent,))
-    return through(pytree)
 
 
 def _check_problem(problem: Problem, num_steps: int) -> None:
