@@ -5,7 +5,6 @@ one that goes straight through a rounding. What training follows is then no grad
 its Jacobian need not be symmetric, and a curvature product must be its transpose.
 """
 
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +16,8 @@ from jax.extend.core import jaxpr_as_fun, subjaxprs
 from jaxtyping import PyTree
 
 from drmad_jax import tree
+from drmad_jax._checks.warning import JAX
 
-_JAX = str(pathlib.Path(jax.__file__).parent)
 # Above this many entries in what it takes, a rule is not tried.
 LARGEST = 2**24
 # Of a tangent, by the rule and by differentiating the function itself.
@@ -58,7 +57,7 @@ def _found(jaxpr: Any) -> Iterator[str]:
             yield _source(equation)[0]
         elif name.startswith("custom_jvp_call"):
             function, file = _source(equation)
-            if not file.startswith(_JAX) and not _is_derivative(equation):
+            if not file.startswith(JAX) and not _is_derivative(equation):
                 yield function
     for inner in subjaxprs(jaxpr):
         yield from _found(inner)

@@ -7,8 +7,9 @@ import warnings
 
 import jax
 
-_OURS, _JAX = pathlib.Path(__file__).parents[1], pathlib.Path(jax.__file__).parent
-_INSIDE = (f"{_OURS}{os.sep}", f"{_JAX}{os.sep}")
+# Folders of source files, by their whole names: jaxopt is not JAX.
+JAX = f"{pathlib.Path(jax.__file__).parent}{os.sep}"
+_INSIDE = (f"{pathlib.Path(__file__).parents[1]}{os.sep}", JAX)
 
 
 def warn(message: str) -> None:
