@@ -1,7 +1,7 @@
 """Implicit differentiation: the hypergradient at the end of training, by a linear solve."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from drmad_jax.problem import TrainState
 from drmad_jax.protocol import DependsOn, Info, Method
 from drmad_jax.training.curvature import (
     CURVATURES,
-    curvature_product,
+    Curvature,
     inner_gradient,
     resolve_curvature,
     said_of,
@@ -103,30 +103,10 @@ class Implicit(Method):
         self, run: Run, final: TrainState, hparams: PyTree, vector: PyTree
     ) -> tuple[PyTree, PyTree]:
         """B v and (∂²L/∂λ∂w)ᵀ v, each the mean over the last `num_batches` inner batches."""
-        narrow = tree.cast_like(vector, final.params)
-
-        def on_batch(step: Array) -> tuple[PyTree, PyTree]:
-            batch, key = run.inputs(step)
-            model_state = final.model_state
-            image, mixed = curvature_product(
-                run.problem,
-                self.curvature,
-                final.params,
-                hparams,
-                batch,
-                narrow,
-                model_state=model_state,
-                key=key,
-            )
-            return _widen(image), tree.widen(mixed)
-
         count = min(self.num_batches, run.num_steps)
-        total = on_batch(jnp.int32(run.num_steps - count))
-        if count == 1:
-            return total
-        steps = np.arange(run.num_steps - count + 1, run.num_steps, dtype=np.int32)
-        add = lambda total, step: (jax.tree.map(jnp.add, total, on_batch(step)), None)
-        return jax.tree.map(lambda x: x / count, jax.lax.scan(add, total, steps)[0])
+        steps = np.arange(run.num_steps - count, run.num_steps, dtype=np.int32)
+        curvature = cast(Curvature, self.curvature)
+        return run.curved(lambda step: final, hparams, vector, steps, curvature=curvature)
 
 
 def implicit(

@@ -25,7 +25,7 @@ from drmad_jax.reverse.optimizer_response import (
     transposed_update,
 )
 from drmad_jax.reverse.paths.base import At
-from drmad_jax.training.curvature import Curvature, curvature_product, inner_gradient
+from drmad_jax.training.curvature import Curvature, inner_gradient
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import optimizer_update
 
@@ -88,45 +88,29 @@ class Segment:
         gradients move the weights, together, as their mean does.
         """
 
-        def add(total, step):
+        def of_step(step):
             own, grads = self.at(step), self.gradient(step)
             at_mean, at_batch = self._transposed(own, mean), self._transposed(own, grads)
             # Since the run began: what lasts longer than that is yet to come.
             lasting = step.astype(jnp.float32)
             response = mean_response(memory, lasting, at_mean, at_batch, own.params)
-            return tree.add(total, (response, self._updates(own, grads), self._updates(own, mean)))
+            return response, self._updates(own, grads), self._updates(own, mean)
 
-        zeros = tree.widen(tree.zeros_like(self.state.params))
-        start = (Response(zeros, zeros), zeros, zeros)
-        (total, each, at_once), _ = jax.lax.scan(
-            lambda c, t: (add(c, t), None), start, self.sampled
-        )
+        like = self.state.params
+        like = Response(like, like), like, like
+        response, each, at_once = self.run.mean(of_step, self.sampled, like)
         apart = tree.squared_norm(tree.add_scaled(each, -1, at_once))
         is_straight = apart < LARGEST_APART**2 * tree.squared_norm(each)
-        return jax.tree.map(lambda x: jnp.maximum(x / len(self.sampled), 0), total), is_straight
+        return jax.tree.map(lambda x: jnp.maximum(x, 0), response), is_straight
 
-    def mean(self, of_step: Callable[[Array], PyTree]) -> PyTree:
-        """The mean of something over the sampled steps, in at least float32.
-
-        One step after another, so that one batch's activations are held at a time.
-        """
-        kinds = jax.eval_shape(of_step, self.sampled[0])
-        zeros = tree.widen(jax.tree.map(jnp.zeros_like, kinds))
-        add = lambda total, step: (tree.add(total, of_step(step)), None)
-        total, _ = jax.lax.scan(add, zeros, self.sampled)
-        return jax.tree.map(lambda x: x / len(self.sampled), total)
+    def mean_gradient(self) -> PyTree:
+        """Of the sampled steps' batches, at the stand-in."""
+        return self.run.mean(self.gradient, self.sampled, self.state.params)
 
     def curved(self, vector: PyTree, curvature: Curvature) -> tuple[PyTree, PyTree]:
         """B v and (∂²L/∂λ∂w)ᵀ v, means over the sampled steps' batches."""
-
-        def of_step(step):
-            own, (batch, key) = self.at(step), self.run.inputs(step)
-            return curvature_product(
-                self.run.problem, curvature, own.params, self.hparams, batch, vector,
-                model_state=own.model_state, key=key,
-            )  # fmt: skip
-
-        return self.mean(of_step)
+        run, hparams = self.run, self.hparams
+        return run.curved(self.at, hparams, vector, self.sampled, curvature=curvature)
 
     def gradient(self, step: Int[Array, ""]) -> PyTree:
         """That of one step's batch, at the stand-in."""

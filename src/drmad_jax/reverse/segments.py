@@ -135,16 +135,14 @@ class Segments(ReverseSteps):
         state is taken along, that of the model's comes back zero.
         """
         segment = Segment.of(run, hparams, state, weight, at, self.num_batches)
-        grads = segment.mean(segment.gradient)
+        grads = segment.mean_gradient()
         memory = segment.memory(grads)
         response, is_straight = segment.response(memory, grads)
 
         def product(z):
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
-            curved, _ = segment.curved(tree.cast_like(pushed, state.params), curvature)
-            return jax.tree.map(
-                lambda c, d, x: c.astype(x.dtype) + d * x, curved, response.to_params, z
-            )
+            curved, _ = segment.curved(pushed, curvature)
+            return jax.tree.map(lambda c, d, x: c + d * x, curved, response.to_params, z)
 
         start = tree.cast_like(cotangent.state.params, response.to_gradient)
         length = segment.length.astype(jnp.float32)
@@ -159,7 +157,7 @@ class Segments(ReverseSteps):
         d_hparams, num_terms = cotangent.hparams, self.num_terms or EACH
         if num_terms == 1:
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, flow.integral(0, length))
-            _, mixed = segment.curved(tree.cast_like(pushed, state.params), curvature)
+            _, mixed = segment.curved(pushed, curvature)
             d_hparams = tree.add_scaled(d_hparams, -1, mixed)
         piece = segment.piece(memory, grads, is_straight, num_terms)
         terms = d_hparams, tree.cast_like(cotangent.state.opt_state, memory.kept)

@@ -12,10 +12,11 @@ from jaxtyping import Array, PyTree
 from drmad_jax import tree
 from drmad_jax.problem import Problem, TrainState, init_state
 from drmad_jax.training.batches import batch_at
-from drmad_jax.training.curvature import Curvature, rules_in
+from drmad_jax.training.curvature import Curvature, curvature_product, rules_in
 from drmad_jax.training.step import Cotangent, ReverseInfo, pull_back, push_forward, step_key
 
 Carry = TypeVar("Carry")
+Steps = Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,35 @@ class Run:
         """One train step, on the inputs of the state's own step counter."""
         inputs = self.inputs(state.step)
         return push_forward(self.problem, state, hparams, *inputs, curvature=curvature)[0]
+
+    def mean(self, of_step: Callable[[Array], PyTree], steps: Steps, like: PyTree) -> PyTree:
+        """The mean of something over some steps, shaped like `like`, in at least float32.
+
+        One step after another, so that one batch's activations are held at a time.
+        """
+        add = lambda total, step: (tree.add(total, of_step(step)), None)
+        total, _ = jax.lax.scan(add, tree.widen(tree.zeros_like(like)), steps)
+        return jax.tree.map(lambda x: x / len(steps), total)
+
+    def curved(
+        self,
+        at: Callable[[Array], TrainState],
+        hparams: PyTree,
+        vector: PyTree,
+        steps: Steps,
+        *,
+        curvature: Curvature,
+    ) -> tuple[PyTree, PyTree]:
+        """B v and (∂²L/∂λ∂w)ᵀ v, means over the batches of some steps, each at its state."""
+
+        def of_step(step):
+            state, (batch, key) = at(step), self.inputs(step)
+            return curvature_product(
+                self.problem, curvature, state.params, hparams, batch,
+                tree.cast_like(vector, state.params), model_state=state.model_state, key=key,
+            )  # fmt: skip
+
+        return self.mean(of_step, steps, (vector, hparams))
 
     def rules_in_loss(self, state: TrainState, hparams: PyTree) -> list[str]:
         """Names of the functions in the inner loss that have a derivative rule of their own."""
