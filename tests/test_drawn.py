@@ -95,4 +95,5 @@ def test_what_moves_smoothly_is_not(transform):
 def test_estimators_see_all_of_it():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(dropout, method=dj.evolution_strategies(num_pairs=2, sigma=0.1))
+        out = run(dropout, method=dj.evolution_strategies(num_pairs=2, sigma=0.1))
+    assert out.info.finite

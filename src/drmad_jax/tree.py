@@ -49,10 +49,14 @@ def placed_like(x: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
 
 def whole(x: Array) -> Array:
     """The same on every device of an explicit mesh."""
+    sharding = replicated(x)
+    return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
+def replicated(x: Array) -> NamedSharding | None:
+    """That sharding; `None` where no mesh is explicit."""
     sharding = explicit_sharding(x)
-    if sharding is None:
-        return x
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def explicit_sharding(x: Array | jax.ShapeDtypeStruct) -> NamedSharding | None:

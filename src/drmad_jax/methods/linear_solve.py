@@ -11,7 +11,6 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from drmad_jax import tree
@@ -240,12 +239,10 @@ def _gram(first: PyTree, second: PyTree) -> Float[Array, "k l"]:
 
     def gram(a, b):
         inner = list(range(2, a.ndim + 1))
-        sharding = tree.explicit_sharding(a)
-        # Where entries lie on several devices, that of the result has to be said.
-        whole = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+        # Where entries lie on several devices, the sharding of the result has to be said.
         return jnp.einsum(
             a, [0, *inner], b, [1, *inner], [0, 1],
-            precision=jax.lax.Precision.HIGHEST, out_sharding=whole,
+            precision=jax.lax.Precision.HIGHEST, out_sharding=tree.replicated(a),
         )  # fmt: skip
 
     return jax.tree.reduce(jnp.add, jax.tree.map(gram, first, second))

@@ -1,6 +1,7 @@
 """One step of training forwards, and the same step backwards."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -117,31 +118,24 @@ def optimizer_update(problem: Problem, hparams: PyTree) -> Callable[..., tuple[P
     """
     transformation = problem.transformation(hparams)
 
-    def with_what_it_takes(grads, *state):
+    def with_what_it_takes(grads, opt_state, params, loss):
         try:
-            return transformation.update(grads, *state[:2], value=state[2], grad=grads)
+            return transformation.update(grads, opt_state, params, value=loss, grad=grads)
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
         # Some say that they take more, and do not (optax.contrib.sam).
-        return transformation.update(grads, *state[:2])
+        return transformation.update(grads, opt_state, params)
 
     def update(grads, opt_state, params, loss):
-        is_pair = isinstance(params, optax.LookaheadParams)
-        try:
+        with _told_of_what_is_asked():
             try:
                 updates, state = with_what_it_takes(grads, opt_state, params, loss)
             except (TypeError, ValueError):
                 # optax.lookahead wants the gradients of half of its weights.
-                if not is_pair:
+                if not isinstance(params, optax.LookaheadParams):
                     raise
                 updates, state = with_what_it_takes(grads.fast, opt_state, params, loss)
-        except (AttributeError, TypeError, ValueError) as error:
-            said = str(error).replace("'", "")
-            asked = next((name for name in _ASKED if name in said), None)
-            if asked is None:
-                raise
-            raise TypeError(f"this optimizer {_ASKED[asked]}") from error
         _check_updates(updates, params)
         return updates, state
 
@@ -168,6 +162,19 @@ _ASKED = {
         "and let the losses read params.fast in training and params.slow after it"
     ),
 }
+
+
+@contextlib.contextmanager
+def _told_of_what_is_asked() -> Iterator[None]:
+    """Says what to do where an optimizer misses something, in place of its own error."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError) as error:
+        said = str(error).replace("'", "")
+        asked = next((name for name in _ASKED if name in said), None)
+        if asked is None:
+            raise
+        raise TypeError(f"this optimizer {_ASKED[asked]}") from error
 
 
 def _check_updates(updates: PyTree, params: PyTree) -> None:
