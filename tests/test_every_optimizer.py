@@ -178,10 +178,13 @@ def part_of(name):
     )
 
 
-# The exact way back is NaN.
+# The exact way back is NaN where a processor's rounding has it so: dog's and lbfgs' not on all.
 NO_DERIVATIVE = {"dog", "lbfgs", "mechanize", "radam"}
 # Forward mode is.
 NO_TANGENT = {"adopt", "dadapt_adamw", "dog", "mechanize"}
+# Above 1e-9: galore's singular vectors are those of nearly equal singular values, and gradients
+# are summed up in float32.
+ROUGH = {"galore": 1e-5, "MultiSteps": 1e-6}
 ALL = set(names())
 TRIED = sorted(
     {*(name for name in ALL if name not in LEFT_OUT and not part_of(name)), "MultiSteps"}
@@ -237,9 +240,8 @@ def test_segments_are_near_the_exact_way_back_or_it_is(name):
         found = call(dj.drmad(steps=segments, exact_end=16, serves="this_run"))
     fell_back = any("taken back exactly" in str(warning.message) for warning in caught)
     exact = call(dj.checkpointed())
-    assert bool(exact.info.finite) == (name not in NO_DERIVATIVE)
-    if name in NO_DERIVATIVE:
-        assert not (fell_back and found.info.finite)
+    if not exact.info.finite:
+        assert name in NO_DERIVATIVE and not (fell_back and found.info.finite)
         return
     if not np.any(problems.flat(exact.grad)):
         # Signs of gradients do not answer to them.
@@ -284,11 +286,9 @@ def test_exact_methods_are_those_of_a_loop(name):
             if method == dj.forward() and name in NO_TANGENT:
                 assert not np.any(found.info.finite), method
             elif np.all(np.isfinite(problems.flat(grad))):
-                # galore's singular vectors are those of nearly equal singular values.
-                tolerance = 1e-5 if name == "galore" else 1e-9
                 error = problems.flat(found.grad) - problems.flat(grad)
-                size = np.linalg.norm(problems.flat(grad))
-                assert np.linalg.norm(error) <= tolerance * size, method
+                tolerance = ROUGH.get(name, 1e-9) * np.linalg.norm(problems.flat(grad))
+                assert np.linalg.norm(error) <= tolerance, method
             elif method != dj.forward():
                 assert not np.all(found.info.finite), method
 
