@@ -1,6 +1,7 @@
 """Paths and visits: the places, the weights, and exactness wherever a path should be exact."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import drmad_jax as dj
 import problems
 from drmad_jax.reverse.paths import Checkpoints, Knots
+from drmad_jax.reverse.paths.checkpoints import planned
 from drmad_jax.reverse.steps import EveryStep, LastSteps, PublishedSteps, StridedSteps
 from problems import NUM_STEPS, relative_error
 
@@ -81,38 +83,61 @@ def test_every_schedule_of_checkpoints_is_exact(reference, choice):
     assert relative_error(compute(dj.checkpointed(**choice)).grad, reference.grad) < 1e-12
 
 
-def most_stored(count, intervals):
-    """States stored at a time: those of the first level, and one interval of each level below."""
-    lengths = [count, *intervals]
-    return sum(-(-outer // inner) for outer, inner in zip(lengths, intervals, strict=False))
+def taken_back(plan, count):
+    """How often each step is computed again; that each is had in its turn."""
+    slots = dict(enumerate(map(int, plan.kept)))
+    again = np.zeros(count, int)
+    for step in reversed(range(count)):
+        at = slots[plan.slot[step]]
+        for i in range(plan.ahead[step]):
+            again[at] += 1
+            at += 1
+            slots[int(plan.store[plan.begin[step] + i])] = at
+        assert at == step and len(slots) <= plan.num_slots
+    return again
 
 
-@given(count=st.integers(1, 100_000), levels=st.integers(1, 20))
-@settings(max_examples=300, deadline=None)
+@given(count=st.integers(1, 300), levels=st.integers(2, 6))
+@settings(max_examples=100, deadline=None)
 def test_levels_of_checkpoints_store_few_states(count, levels):
-    intervals = Checkpoints(None, levels)._intervals(count)
-    assert intervals[-1] == 1 and intervals[0] <= count
-    assert all(a % b == 0 for a, b in zip(intervals, intervals[1:], strict=False))
-    assert most_stored(count, intervals) <= levels * max(2, np.ceil(count ** (1 / levels)))
+    plan = planned(Checkpoints(None, levels), count)
+    again = taken_back(plan, count)
+    # Where training ended, its last states are gone: a few of them are computed once more.
+    assert max(again) <= levels and sum(again) <= (levels - 1) * count
+    # One for the states that are stored for nobody.
+    assert plan.num_slots <= 1 + max(1, np.ceil((math.factorial(levels) * count) ** (1 / levels)))
 
 
-@given(count=st.integers(2, 100_000), data=st.data())
-@settings(max_examples=300, deadline=None)
-def test_a_budget_of_states_is_kept(count, data):
-    budget = data.draw(st.integers(2 * int(np.ceil(np.log2(count))), 2 * count))
-    assert most_stored(count, Checkpoints(None, budget=budget)._intervals(count)) <= budget
+@given(count=st.integers(2, 300), budget=st.integers(4, 400))
+@settings(max_examples=100, deadline=None)
+def test_a_budget_of_states_is_kept(count, budget):
+    plan = planned(Checkpoints(None, budget=budget), count)
+    again = taken_back(plan, count)
+    assert plan.num_slots <= budget
+    # In binomial checkpoints no step is computed more often than the number of slots asks for.
+    slots, most = budget - 1, max(again)
+    assert most <= 1 or math.comb(slots + most - 1, slots) < count
 
 
-def test_memory_of_checkpoints_grows_like_the_logarithm():
-    stored = lambda count: (
-        2 * len(Checkpoints(None, levels=int(np.ceil(np.log2(count))))._intervals(count))
-    )
-    assert [stored(count) for count in (100, 10_000, 1_000_000)] == [14, 28, 40]
+@given(count=st.integers(1, 200), intervals=st.sampled_from([(1,), (7, 1), (24, 6, 2, 1)]))
+@settings(max_examples=60, deadline=None)
+def test_states_are_stored_at_the_intervals_asked_for(count, intervals):
+    plan = planned(Checkpoints(intervals), count)
+    coarsest = max(each for each in intervals if each <= count)
+    # And what is on the way from the last of them to the end.
+    assert set(range(0, count, coarsest)) <= set(plan.kept.tolist())
+    assert max(taken_back(plan, count)) < len(intervals)
 
 
-def test_too_small_a_budget_is_named():
-    with pytest.raises(ValueError, match="`budget` = 3 stored states: .* is the least"):
-        Checkpoints(None, budget=3)._intervals(1000)
+def test_memory_of_checkpoints_grows_like_the_root():
+    slots = lambda count: planned(Checkpoints(None), count).num_slots
+    assert [slots(count) for count in (100, 10_000, 1_000_000)] == [14, 141, 1414]
+
+
+@pytest.mark.parametrize("budget", [1, 3])
+def test_too_small_a_budget_is_named(budget):
+    with pytest.raises(ValueError, match=rf"`budget` = {budget} stored states .* is the least"):
+        planned(Checkpoints(None, budget=budget), 1000)
 
 
 @pytest.mark.parametrize(
@@ -151,12 +176,16 @@ def visited_states(path, problem, hparams, params, batches):
     @jax.jit
     def states():
         state = start(hparams)
-        _, trace = path.remember(run, state, hparams, visits)
+        track = path.advance(run, path.blank(run, state, hparams, visits), hparams, visits)
+        track, own = path.turn(run, path.ended(run, track, visits), visits)
         buffer = jax.tree.map(lambda x: jnp.zeros((NUM_STEPS, *x.shape), x.dtype), state)
         write = lambda buffer, state, weight, at: jax.tree.map(
             lambda b, x: b.at[state.step].set(x), buffer, state
         )
-        return path.revisit(run, trace, hparams, write, buffer, visits)
+        for index in reversed(range(path.num_visits(run, visits))):
+            where = own, buffer, jnp.int32(index), visits
+            own, buffer = path.revisit(run, track, hparams, write, *where)
+        return buffer
 
     return states()
 

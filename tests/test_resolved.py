@@ -87,11 +87,23 @@ class Own(Path):
 
     knots: Knots = Knots(3)
 
-    def remember(self, run, state, hparams, visits):
-        return self.knots.remember(run, state, hparams, visits)
+    def lengths(self, run, visits):
+        return self.knots.lengths(run, visits)
 
-    def revisit(self, run, trace, hparams, visit, carry, visits):
-        return self.knots.revisit(run, trace, hparams, visit, carry, visits)
+    def blank(self, run, state, hparams, visits):
+        return self.knots.blank(run, state, hparams, visits)
+
+    def step(self, run, track, hparams):
+        return self.knots.step(run, track, hparams)
+
+    def note(self, run, track, index, when, visits):
+        return self.knots.note(run, track, index, when, visits)
+
+    def ended(self, run, track, visits):
+        return self.knots.ended(run, track, visits)
+
+    def revisit(self, *where):
+        return self.knots.revisit(*where)
 
 
 def plain(w, h, batch):
@@ -117,14 +129,11 @@ def test_a_path_of_ones_own_gets_the_same_choices(steps, inner_loss):
 class Nothing(Method):
     """The least that a method has to be."""
 
-    def forward(self, run, state, hparams):
-        return run.train(state, hparams), None
-
-    def backward(self, run, trace, hparams, cotangent):
-        return cotangent, Info(num_reverse_steps=jnp.int32(0))
+    def arrived(self, run, back, hparams):
+        return back[1], Info(num_reverse_steps=jnp.int32(0))
 
 
-def test_a_method_of_ones_own_needs_two_functions():
+def test_a_method_of_ones_own_needs_one_function():
     compute = dj.hypergradient(problems.problem(), num_steps=NUM_STEPS, method=Nothing())
     out = jax.jit(compute)(
         problems.hparams(), problems.params(), problems.batches(), problems.data()

@@ -1,6 +1,5 @@
 """Reversal: to the bit, equal to the other exact methods, and loud where it cannot be."""
 
-import dataclasses
 import functools
 
 import jax
@@ -17,7 +16,7 @@ from drmad_jax.methods.exact import reversible
 from drmad_jax.reverse.method import Reverse
 from drmad_jax.reverse.paths.reversal import Reversal, _gradient
 from drmad_jax.reverse.steps import LastSteps, StridedSteps
-from drmad_jax.training.run import Run
+from drmad_jax.training.run import Run, reverse_loop
 from problems import NUM_STEPS, TOLERANCE, relative_error
 
 pytestmark = pytest.mark.usefixtures("optimised")
@@ -81,13 +80,17 @@ def trajectory(num_steps, min_momentum, num_undone=None):
     def call(hparams, params, batches, damage):
         start = dj.init_state(problem, hparams, params)
         run = Run(problem, num_steps, batches, None, lambda h: start)
-        final, trace = path.remember(run, start, hparams, visits)
-        block = trace.blocks[0]
+        track = path.advance(run, path.blank(run, start, hparams, visits), hparams, visits)
+        block = track.blocks[0]
         velocity = block.velocity._replace(low=block.velocity.low + damage)
-        blocks = [block._replace(velocity=velocity), *trace.blocks[1:]]
-        damaged = dataclasses.replace(trace, blocks=blocks)
-        end = path.revisit(run, damaged, hparams, lambda carry, state, *_: state, start, visits)
-        return start, final, end, trace
+        damaged = [block._replace(velocity=velocity), *track.blocks[1:]]
+
+        def undo(carry, index):
+            visit = lambda carry, state, *_: state
+            return path.revisit(run, track, hparams, visit, *carry, index, visits)
+
+        blocks, end = reverse_loop(undo, (damaged, start), 0, path.num_visits(run, visits))
+        return start, path.last(track), path.arrived(run, track, blocks, end, visits), track
 
     return jax.jit(call)
 

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Record, StandIn, record
+from drmad_jax.reverse.paths.base import Record, StandIn
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run
 
@@ -22,31 +22,36 @@ class ProfiledLine(StandIn):
     it, training runs twice: the best that a profile kept in one run could do.
     """
 
-    def remember(
-        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
-    ) -> tuple[TrainState, Record]:
-        """Trains, and trains again for the progress of each leaf at the visited steps."""
-        final = run.train(state, hparams)
-        along = jax.tree.map(jnp.subtract, final.params, state.params)
-
-        def progress(state_now):
-            moved = jax.tree.map(jnp.subtract, state_now.params, state.params)
-            share = lambda m, a: jnp.sum(m * a) / jnp.maximum(jnp.sum(a * a), 1e-30)
-            return jax.tree.map(share, moved, along)
-
+    def lengths(self, run: Run, visits: Visits) -> list[int]:
+        """From one visited step to the next; the first may be the first of all."""
         stops = [0, *map(int, visits.step), run.num_steps]
-        lengths = [*map(int, np.diff(stops)), 0]
-        trace, _ = record(run, state, hparams, lengths, keep=progress)
-        # Between the start, whose progress is zero, and the end, whose progress is one.
-        shares = jax.tree.map(lambda s: s[1:-1], trace.kept)
-        return trace.final, trace._replace(kept=(state.params, shares))
+        return list(map(int, np.diff(stops)))
 
-    def places(self, run: Run, trace: Record, visits: Visits) -> PyTree:
+    def room(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> PyTree:
+        """The line, found by training ahead, and room for the progress of each leaf."""
+        along = jax.tree.map(jnp.subtract, run.train(state, hparams).params, state.params)
+        zeros = jax.tree.map(lambda x: jnp.zeros(len(visits.step), x.dtype), along)
+        return state.params, along, zeros
+
+    def note(
+        self, run: Run, track: Record, index: Array, when: Array | bool, visits: Visits
+    ) -> Record:
+        """The progress of each leaf at a visited step."""
+        start, along, shares = track.kept
+        moved = jax.tree.map(jnp.subtract, track.state.params, start)
+        share = lambda m, a: jnp.sum(m * a) / jnp.maximum(jnp.sum(a * a), 1e-30)
+        # Before the first visited step the progress is zero.
+        when, row = when & (index > 0), jnp.maximum(index - 1, 0)
+        shares = tree.put(shares, row, jax.tree.map(share, moved, along), when)
+        return track._replace(kept=(start, along, shares))
+
+    def places(self, run: Run, track: Record, visits: Visits) -> PyTree:
         """How far each leaf is along the line."""
-        return trace.kept[1]
+        return track.kept[2]
 
-    def stand_in(self, trace: Record, place: PyTree) -> TrainState:
+    def stand_in(self, track: Record, place: PyTree) -> TrainState:
         """Each leaf at its own place on the line."""
-        along = lambda share, w_0, w_T: w_0 + share * (w_T - w_0)
-        params = jax.tree.map(along, place, trace.kept[0], trace.final.params)
-        return tree.partition(trace.final)[0]._replace(params=params)
+        start, along, _ = track.kept
+        at = lambda share, start, along: start + share * along
+        params = jax.tree.map(at, place, start, along)
+        return tree.partition(track.state)[0]._replace(params=params)

@@ -6,7 +6,14 @@ from drmad_jax.diagnostics.compare import compare
 from drmad_jax.diagnostics.metasmoothness import Metasmoothness, metasmoothness
 from drmad_jax.diagnostics.report import Comparison, MethodReport
 from drmad_jax.fixed_point.sgd import reversible_sgd
-from drmad_jax.hypergradient import Hypergradient, certify, hypergradient, train, trained
+from drmad_jax.hypergradient import (
+    Hypergradient,
+    certify,
+    hypergradient,
+    in_pieces,
+    train,
+    trained,
+)
 from drmad_jax.loops.adaptation import OnlineState
 from drmad_jax.loops.online import online_learning_rates, online_penalties
 from drmad_jax.loops.outer import OuterOptimizer, outer_optimizer
@@ -94,6 +101,7 @@ __all__ = [
     "init_cotangent",
     "init_state",
     "initial_tangents",
+    "in_pieces",
     "inner_gradient",
     "knots",
     "means",

@@ -90,8 +90,11 @@ class Info(NamedTuple):
 class Method(Protocol):
     """Training, and the way from the final state's cotangent back to the hyperparameters.
 
-    A method is a frozen value. To add one, write a class with `forward` and `backward`, and those
-    of the others whose answer here is not its own.
+    A method is a frozen value. To add one, write a class with `arrived`, and those of the others
+    whose answer here is not its own. The way there is `begin`, `advance` (in one go, or a part at
+    a time) and `ended`; the way back `turn`, `retreat` (likewise) and `arrived`. What they hand on
+    are pytrees of fixed shape, which may be saved in between. A class that writes `forward` and
+    `backward` instead goes each way in one go.
     """
 
     # Whether the optimizer is differentiated, so that its derivative has to be finite.
@@ -99,22 +102,62 @@ class Method(Protocol):
     # Whether JAX differentiates `forward` by itself, in either mode.
     is_native: bool = False
 
-    def forward(self, run: Run, state: TrainState, hparams: PyTree) -> tuple[TrainState, Any]:
-        """Trains from `state`; returns the final state and whatever `backward` needs."""
-        ...
+    def begin(self, run: Run, state: TrainState, hparams: PyTree) -> Any:
+        """What travels with training, around the state: the state alone by default."""
+        return state
+
+    def advance(
+        self,
+        run: Run,
+        tape: Any,
+        hparams: PyTree,
+        begin: Array | int = 0,
+        until: Array | int | None = None,
+    ) -> Any:
+        """Trains from step `begin` of the run to before step `until`, `None` for its end."""
+        return run.train(tape, hparams, begin, until)
+
+    def ended(self, run: Run, tape: Any, hparams: PyTree) -> tuple[TrainState, Any]:
+        """The final state, and whatever the way back needs, once training has ended."""
+        return tape, tape
 
     def judged(self, final: TrainState, trace: Any) -> TrainState:
-        """The state at which the outer loss is differentiated; the cotangent handed to `backward`.
+        """The state at which the outer loss is differentiated; the cotangent handed to `turn`.
 
         The final state, unless the method says otherwise.
         """
         return final
 
+    def turn(self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent) -> Any:
+        """What travels back, around the final state's cotangent."""
+        return trace, cotangent
+
+    def num_visits(self, run: Run) -> int:
+        """Number of visits that `retreat` makes on the whole way back."""
+        return 0
+
+    def retreat(
+        self, run: Run, back: Any, hparams: PyTree, low: Array | int, high: Array | int
+    ) -> Any:
+        """Goes back from visit `high` − 1 to visit `low`; the last visit comes first."""
+        return back
+
+    def arrived(self, run: Run, back: Any, hparams: PyTree) -> tuple[Cotangent, Info]:
+        """The cotangent of the initial state, and what happened on the way."""
+        raise NotImplementedError
+
+    def forward(self, run: Run, state: TrainState, hparams: PyTree) -> tuple[TrainState, Any]:
+        """Trains from `state`; returns the final state and whatever `backward` needs."""
+        tape = self.advance(run, self.begin(run, state, hparams), hparams)
+        return self.ended(run, tape, hparams)
+
     def backward(
         self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent
     ) -> tuple[Cotangent, Info]:
         """Takes the cotangent of the final state to the one of the initial state."""
-        ...
+        back = self.turn(run, trace, hparams, cotangent)
+        back = self.retreat(run, back, hparams, 0, self.num_visits(run))
+        return self.arrived(run, back, hparams)
 
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> "Method":
         """The method for this run: open choices made, what does not fit replaced or refused.

@@ -66,6 +66,30 @@ def explicit_sharding(x: Array | jax.ShapeDtypeStruct) -> NamedSharding | None:
     return kind.sharding if is_explicit else None
 
 
+def rows(tree: PyTree, count: int) -> PyTree:
+    """Room for `count` pytrees like this one, along a leading axis."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (count, *jnp.shape(x))), tree)
+
+
+def row(rows: PyTree, index: Array | int) -> PyTree:
+    """One entry of the leading axis of every leaf."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(jnp.asarray(x), index, keepdims=False), rows
+    )
+
+
+def put(rows: PyTree, index: Array | int, tree: PyTree, when: Array | bool = True) -> PyTree:
+    """With another entry at `index` of the leading axis of every leaf, where `when` is true."""
+
+    def write(buffer, x):
+        if when is not True:
+            old = jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False)
+            x = jnp.where(when, x, old)
+        return jax.lax.dynamic_update_index_in_dim(buffer, x, index, 0)
+
+    return jax.tree.map(write, rows, tree)
+
+
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
     """Sum of squares of every entry, accumulated in at least float32."""
     leaves = jax.tree.leaves(tree)

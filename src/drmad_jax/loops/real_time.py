@@ -135,7 +135,9 @@ def real_time(problem: Problem, outer_optimizer: OuterOptimizer, *, every: int) 
 
         # Stacked batches are those of this call alone.
         offset = 0 if callable(inner_batches) else -state.train.step
-        run = Run(problem, every, inner_batches, key, lambda hparams: state.train, offset)
+        run = Run(
+            problem, every, inner_batches, key, lambda hparams: state.train, batch_offset=offset
+        )
         inner = lambda carry: push_tangents(run.step, carry[0], hparams, carry[1], directions)
         (train, tangents), _ = forward_scan(inner, (state.train, state.tangents), [every])
         value = jax.eval_shape(problem.outer, train.params, hparams, outer_batch, train.model_state)

@@ -13,7 +13,7 @@ from drmad_jax.problem import TrainState
 from drmad_jax.protocol import Certificate
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import outer_cotangent
-from drmad_jax.training.tangents import contract
+from drmad_jax.training.tangents import contract, initial_tangents
 
 
 def certificate(
@@ -46,7 +46,8 @@ def certificate(
     count = min(num_directions, num_others)
     directions = _directions(vector, count, run.draw_key())
     along = jax.vmap(lambda row: tree.cast_like(unravel(row), hparams))(directions)
-    final, tangents = push(run, state, hparams, along)
+    tangents = initial_tangents(run.start, hparams, along)
+    final, tangents = push(run, state, hparams, tangents, along)
 
     _, cotangent = outer_cotangent(run.problem, final, hparams, outer_batch)
     slopes = contract(cotangent.state, tangents) + contract(cotangent.hparams, along)

@@ -18,7 +18,7 @@ from drmad_jax.methods.directions import (
 )
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import Info, Method
-from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.run import Run, forward_loop
 from drmad_jax.training.step import Cotangent
 from drmad_jax.training.tangents import contract, initial_tangents, push_tangents
 
@@ -35,17 +35,33 @@ class Forward(Method):
     directions: Directions
     chunk_size: int | None
 
-    def forward(self, run: Run, state: TrainState, hparams: PyTree) -> tuple[TrainState, Any]:
-        """Trains, with all tangents; or alone, where tangents come in chunks later."""
+    def begin(self, run: Run, state: TrainState, hparams: PyTree) -> Any:
+        """The state and its tangents; or the state alone, where tangents come in chunks later."""
         if self._in_chunks(hparams):
-            return run.train(state, hparams), state
-        indices = jnp.arange(self.directions.count(hparams), dtype=jnp.int32)
-        return push(run, state, hparams, self.directions.at(run, hparams, indices))
+            return state, state
+        return state, initial_tangents(run.start, hparams, self._all(run, hparams))
 
-    def backward(
-        self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent
-    ) -> tuple[Cotangent, Info]:
+    def advance(
+        self,
+        run: Run,
+        tape: Any,
+        hparams: PyTree,
+        begin: Array | int = 0,
+        until: Array | int | None = None,
+    ) -> Any:
+        """Trains, with all tangents or alone."""
+        state, other = tape
+        if self._in_chunks(hparams):
+            return run.train(state, hparams, begin, until), other
+        return push(run, state, hparams, other, self._all(run, hparams), begin, until)
+
+    def ended(self, run: Run, tape: Any, hparams: PyTree) -> tuple[TrainState, Any]:
+        """The final state, and its tangents or the initial state."""
+        return tape
+
+    def arrived(self, run: Run, back: Any, hparams: PyTree) -> tuple[Cotangent, Info]:
         """Contracts the final cotangent with the tangents; the direct term stays exact."""
+        trace, cotangent = back
         if self._in_chunks(hparams):
             derivatives = self._chunk_by_chunk(run, trace, hparams, cotangent)
         else:
@@ -61,6 +77,10 @@ class Forward(Method):
     def _in_chunks(self, hparams: PyTree) -> bool:
         return self.chunk_size is not None and self.chunk_size < self.directions.count(hparams)
 
+    def _all(self, run: Run, hparams: PyTree) -> PyTree:
+        indices = jnp.arange(self.directions.count(hparams), dtype=jnp.int32)
+        return self.directions.at(run, hparams, indices)
+
     def _chunk_by_chunk(
         self, run: Run, state: TrainState, hparams: PyTree, cotangent: Cotangent
     ) -> Array:
@@ -68,7 +88,9 @@ class Forward(Method):
 
         def chunk(start):
             indices = start + jnp.arange(size, dtype=jnp.int32)
-            _, tangents = push(run, state, hparams, self.directions.at(run, hparams, indices))
+            directions = self.directions.at(run, hparams, indices)
+            tangents = initial_tangents(run.start, hparams, directions)
+            _, tangents = push(run, state, hparams, tangents, directions)
             return contract(cotangent.state, tangents)
 
         starts = jnp.arange(0, count, size, dtype=jnp.int32)
@@ -165,9 +187,16 @@ def forward_gradient(
 
 
 def push(
-    run: Run, state: TrainState, hparams: PyTree, directions: PyTree
-) -> tuple[TrainState, TrainState]:
-    """Trains with tangents along these directions."""
-    push = lambda carry: push_tangents(run.step, carry[0], hparams, carry[1], directions)
-    carry = (state, initial_tangents(run.start, hparams, directions))
-    return forward_scan(push, carry, [run.num_steps])[0]
+    run: Run,
+    state: TrainState,
+    hparams: PyTree,
+    tangents: PyTree,
+    directions: PyTree,
+    begin: Array | int = 0,
+    until: Array | int | None = None,
+) -> tuple[TrainState, PyTree]:
+    """Trains with tangents along these directions, as `Run.train` does."""
+    step = lambda carry: push_tangents(run.step, carry[0], hparams, carry[1], directions)
+    nothing = lambda carry, index, when: carry
+    carry = state, tangents
+    return forward_loop(step, nothing, carry, [run.num_steps], begin=begin, until=until)

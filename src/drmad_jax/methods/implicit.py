@@ -61,26 +61,20 @@ class Implicit(Method):
             )
         return dataclasses.replace(self, curvature=resolve_curvature(run.problem, curvature))
 
-    def forward(
-        self, run: Run, state: TrainState, hparams: PyTree
-    ) -> tuple[TrainState, TrainState]:
-        """Trains, remembering only the end."""
-        final = run.train(state, hparams)
-        return final, final
-
-    def backward(
-        self, run: Run, trace: TrainState, hparams: PyTree, cotangent: Cotangent
+    def arrived(
+        self, run: Run, back: tuple[TrainState, Cotangent], hparams: PyTree
     ) -> tuple[Cotangent, Info]:
         """Solves (B + damping · I) x = ∂E/∂w, and subtracts (∂²L/∂λ∂w)ᵀ x."""
+        final, cotangent = back
         rhs = _widen(cotangent.state.params)
         # Entries near one, or the squares in the solver would underflow for tiny gradients.
         scale = _largest_entry(rhs)
         unit = jax.tree.map(lambda b: b / jnp.where(scale > 0, scale, 1), rhs)
-        product = lambda v: self._product(run, trace, hparams, v)[0]
+        product = lambda v: self._product(run, final, hparams, v)[0]
         key = run.draw_key() if self.key is None else self.key.key
         unit_x, count = self.solver(product, unit, damping=self.damping, key=key)
         # Not the solver's own residual, which drifts away from the true one in float32.
-        image, mixed = self._product(run, trace, hparams, unit_x)
+        image, mixed = self._product(run, final, hparams, unit_x)
         rest = tree.add_scaled(tree.add_scaled(unit, -1, image), -self.damping, unit_x)
         residual_norm = _relative_norm(rest, unit)
         grad = jax.tree.map(lambda g, m: g - scale.astype(g.dtype) * m, cotangent.hparams, mixed)

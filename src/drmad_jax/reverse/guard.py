@@ -98,7 +98,7 @@ def start_guard(cotangent: Cotangent) -> Guard:
 
 
 def positions(
-    visits: Visits, num_steps: int, before: Int[Array, ""]
+    visits: Visits, num_steps: int, before: int
 ) -> Callable[[TrainState, Guard], Float[Array, ""]]:
     """Where on the way of training, from 0 to 1, the next visit is linearised.
 

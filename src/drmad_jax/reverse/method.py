@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax._checks.arguments import check_choice
@@ -29,22 +29,38 @@ from drmad_jax.training.curvature import (
     resolve_curvature,
     said_of,
 )
-from drmad_jax.training.run import Run, forward_scan
+from drmad_jax.training.run import Run, forward_scan, reverse_loop
 from drmad_jax.training.step import Cotangent, optimizer_update
 
 
-class ReverseTrace(NamedTuple):
-    """What the way there leaves for the way back.
+class Tape(NamedTuple):
+    """What travels with training.
 
     Attributes:
-        of_path: What the path remembers.
-        final: The state at the end of training.
+        track: What the path remembers, around the state.
+        start: The initial state, for steps that depend on how far training went; else `None`.
         visits: The visits to make, where the run decides; `None` where its length does.
     """
 
-    of_path: Any
-    final: TrainState
-    visits: Visits | None
+    track: Any
+    start: TrainState | None
+    visits: Visits | None = None
+
+
+class Back(NamedTuple):
+    """What travels back.
+
+    Attributes:
+        tape: What stays as it is.
+        own: What the path hands from visit to visit.
+        cotangent: The cotangent.
+        guard: What is watched.
+    """
+
+    tape: Tape
+    own: Any
+    cotangent: Cotangent
+    guard: Guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,56 +130,104 @@ class Reverse(Method):
         steps = self.steps.resolve(run, state, hparams)
         return dataclasses.replace(self, steps=steps, curvature=curvature)
 
-    def forward(
-        self, run: Run, state: TrainState, hparams: PyTree
-    ) -> tuple[TrainState, ReverseTrace]:
-        """Trains, remembering what the path needs."""
-        final, trace = self.path.remember(run, state, hparams, self._visits(run))
-        measured = self.steps.measure(run, hparams, state, final)
-        return final, ReverseTrace(trace, final, measured)
+    def begin(self, run: Run, state: TrainState, hparams: PyTree) -> Tape:
+        """What the path remembers."""
+        track = self.path.blank(run, state, hparams, self._visits(run))
+        return Tape(track, state if self.steps.measures else None)
 
-    def backward(
-        self, run: Run, trace: ReverseTrace, hparams: PyTree, cotangent: Cotangent
-    ) -> tuple[Cotangent, Info]:
-        """The way back through the whole run, watched."""
-        cotangent, guard = self.go_back(run, trace, hparams, cotangent, start_guard(cotangent))
-        return cotangent, guard.info(of_segments=self.steps.takes_stretches)
-
-    def go_back(
+    def advance(
         self,
         run: Run,
-        trace: ReverseTrace,
+        tape: Tape,
         hparams: PyTree,
-        cotangent: Cotangent,
-        guard: Guard,
-        share: TrainState | None = None,
-    ) -> tuple[Cotangent, Guard]:
-        """The reverse scan over the path's visits in one stretch of the run.
+        begin: Array | int = 0,
+        until: Array | int | None = None,
+    ) -> Tape:
+        """Trains, remembering what the path needs."""
+        visits = self._visits(run)
+        track = self.path.advance(run, tape.track, hparams, visits, begin, until)
+        return tape._replace(track=track)
 
-        A `share` is added to the state's cotangent at every visited step: what arrives there from
-        an outer loss of more states than the last.
+    def ended(self, run: Run, tape: Tape, hparams: PyTree) -> tuple[TrainState, Tape]:
+        """With the visits that the run decides on."""
+        final, visits = self.path.last(tape.track), self._visits(run)
+        track = self.path.ended(run, tape.track, visits)
+        measured = None
+        if tape.start is not None:
+            measured = self.steps.measure(run, hparams, tape.start, final).shifted(run.begin)
+        return final, Tape(track, None, measured)
+
+    def turn(self, run: Run, trace: Tape, hparams: PyTree, cotangent: Cotangent) -> Back:
+        """The way back begins, watched."""
+        return self.turn_with(run, trace, cotangent, start_guard(cotangent))
+
+    def turn_with(self, run: Run, trace: Tape, cotangent: Cotangent, guard: Guard) -> Back:
+        """The way back through a stretch begins."""
+        track, own = self.path.turn(run, trace.track, self._visits(run))
+        return Back(trace._replace(track=track), own, cotangent, guard)
+
+    def num_visits(self, run: Run) -> int:
+        """Those of the path."""
+        return self.path.num_visits(run, self._visits(run))
+
+    def retreat(
+        self,
+        run: Run,
+        back: Back,
+        hparams: PyTree,
+        low: Array | int,
+        high: Array | int,
+        *,
+        share: PyTree = None,
+        before: int = 0,
+    ) -> Back:
+        """The reverse loop over the path's visits in one stretch of the run.
+
+        A `share` is added to the weights' and the model state's cotangent at every visit: what
+        arrives there from an outer loss of more states than the last. Visits of another stretch
+        are `before` these in the guard's count.
         """
-        of_path, final, measured = trace
-        visits = self._visits(run) if measured is None else measured.shifted(run.begin)
+        tape, count = back.tape, self.num_visits(run)
+        visits = self._visits(run) if tape.visits is None else tape.visits
         # The path computes again, or undoes, what training did, on its own batches.
         offset = run.num_steps if self.fresh_batches else 0
         seen = dataclasses.replace(run, batch_offset=offset)
-        cotangent = self.steps.begin(seen, hparams, final, cotangent)
+
+        def enter(cotangent: Cotangent) -> Cotangent:
+            return self.steps.begin(seen, hparams, self.path.last(tape.track), cotangent)
 
         def take(state, cotangent, weight, at, *, safe):
             curvature = "gauss_newton" if safe else cast(Curvature, self.curvature)
             return self.steps.take(seen, hparams, state, cotangent, weight, at, curvature=curvature)
 
-        place = positions(visits, run.num_steps, guard.num_visits)
-        alone = guarded(take, self.on_expansion, place)
+        alone = guarded(take, self.on_expansion, positions(visits, run.num_steps, before))
 
         def visit(carry, *where):
             cotangent, guard = alone(carry, *where)
             if share is not None:
-                cotangent = cotangent._replace(state=tree.add(cotangent.state, share))
+                cotangent = cotangent._replace(state=_with_share(cotangent.state, share))
             return cotangent, guard
 
-        return self.path.revisit(run, of_path, hparams, visit, (cotangent, guard), visits)
+        def revisit(carry, index):
+            own, watched = carry
+            return self.path.revisit(run, tape.track, hparams, visit, own, watched, index, visits)
+
+        first = (high == count) & (low < high)
+        if isinstance(first, bool):
+            cotangent = enter(back.cotangent) if first else back.cotangent
+        else:
+            cotangent = jax.lax.cond(first, enter, lambda c: c, back.cotangent)
+        own, (cotangent, guard) = reverse_loop(
+            revisit, (back.own, (cotangent, back.guard)), low, high
+        )
+        return Back(tape, own, cotangent, guard)
+
+    def arrived(self, run: Run, back: Back, hparams: PyTree) -> tuple[Cotangent, Info]:
+        """The cotangent, and what was watched."""
+        tape, own, cotangent, guard = back
+        carry = cotangent, guard
+        cotangent, guard = self.path.arrived(run, tape.track, own, carry, self._visits(run))
+        return cotangent, guard.info(of_segments=self.steps.takes_stretches)
 
     def reaches_start(self, run: Run) -> bool:
         """Unless the visits end before the first steps, or all stand at the last state."""
@@ -204,8 +268,13 @@ class Reverse(Method):
         return "filtered_hessian" if best == "hessian" and strays else best
 
 
-TRUE_PATH = Checkpoints(None)
-EXACT = Reverse(TRUE_PATH, EveryStep())
+def _with_share(state: TrainState, share: TrainState) -> TrainState:
+    """The optimizer's state has none."""
+    return tree.add(state._replace(opt_state=None), share)._replace(opt_state=state.opt_state)
+
+
+EXACT_PATH = Checkpoints(None)
+EXACT = Reverse(EXACT_PATH, EveryStep())
 _AS_WRITTEN = (
     "each curvature product is taken as they are written, reverse over reverse and with the whole "
     "Hessian, which costs more"
@@ -235,10 +304,9 @@ class Unrolled(Method):
         final, pullback, final_rest = jax.vjp(train, inexact, hparams, has_aux=True)
         return tree.combine(final, final_rest), pullback
 
-    def backward(
-        self, run: Run, trace: Any, hparams: PyTree, cotangent: Cotangent
-    ) -> tuple[Cotangent, Info]:
+    def arrived(self, run: Run, back: Any, hparams: PyTree) -> tuple[Cotangent, Info]:
         """The pullback of the whole scan."""
+        trace, cotangent = back
         at_end = jnp.sqrt(tree.squared_norm(cotangent.state.params))
         d_state, d_hparams = trace(cotangent.state)
         at_start = jnp.sqrt(tree.squared_norm(d_state.params))

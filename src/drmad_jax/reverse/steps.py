@@ -61,6 +61,8 @@ class ReverseSteps(Protocol):
     takes_stretches: bool = False
     # Whether the visits divide the run into stretches (`Visits.edges`).
     has_edges: bool = False
+    # Whether the visits depend on where training went (`measure`).
+    measures: bool = False
 
     def __call__(self, num_steps: int) -> Visits:
         """The visits of a run of `num_steps` steps; as many as there can be, if the run decides."""
@@ -86,11 +88,9 @@ class ReverseSteps(Protocol):
         """Why these steps cannot be taken with this optimizer; `None` if they can."""
         return None
 
-    def measure(
-        self, run: Run, hparams: PyTree, start: TrainState, final: TrainState
-    ) -> Visits | None:
-        """The visits of a run from `start` to `final`; `None` if its length alone decides."""
-        return None
+    def measure(self, run: Run, hparams: PyTree, start: TrainState, final: TrainState) -> Visits:
+        """The visits of a run from `start` to `final`."""
+        return self(run.length)
 
     def begin(
         self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent
@@ -197,6 +197,8 @@ class MeasuredSteps(ReverseSteps):
     cap: int
     multiplier: float = 1.0
     early: int = 10
+
+    measures = True
 
     def __call__(self, num_steps: int) -> Visits:
         """The visits where S reaches the cap."""

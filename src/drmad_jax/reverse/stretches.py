@@ -5,13 +5,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import DependsOn, Info, Method
 from drmad_jax.reverse.guard import start_guard
-from drmad_jax.reverse.method import EXACT, TRUE_PATH, Reverse, ReverseTrace
+from drmad_jax.reverse.method import EXACT, EXACT_PATH, Back, Reverse, Tape
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent
 
@@ -19,12 +19,29 @@ Serves = Literal["auto", "tuning", "this_run"]
 SERVES = ("auto", "tuning", "this_run")
 
 
-class StretchesTrace(NamedTuple):
-    """What the way there leaves: that of both stretches, and the mean of the last one's states."""
+class StretchesTape(NamedTuple):
+    """What travels with training, and is left of it: that of both stretches."""
 
-    first: ReverseTrace
-    last: ReverseTrace
-    mean: Any
+    first: Tape
+    last: Tape
+
+
+class StretchesBack(NamedTuple):
+    """What travels back.
+
+    Attributes:
+        first: Through the first stretch.
+        last: Through the last one.
+        share: The share of the cotangent that goes through each of the last states, or `None`.
+        before: The hypergradient so far where the way back begins.
+        between: The same where the last stretch ends.
+    """
+
+    first: Back
+    last: Back
+    share: Any
+    before: PyTree
+    between: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,46 +83,107 @@ class Stretches(Method):
             serves = "this_run" if of_steps else "tuning"
         return dataclasses.replace(self, first=first, num_last=count, serves=serves)
 
-    def forward(
-        self, run: Run, state: TrainState, hparams: PyTree
-    ) -> tuple[TrainState, StretchesTrace]:
-        """Trains through both stretches."""
+    def begin(self, run: Run, state: TrainState, hparams: PyTree) -> StretchesTape:
+        """What both paths remember."""
         first, last = self._runs(run)
-        state, of_first = self.first.forward(first, state, hparams)
-        if self.serves != "tuning":
-            final, of_last = EXACT.forward(last, state, hparams)
-            return final, StretchesTrace(of_first, of_last, None)
-        final, of_last, mean = TRUE_PATH.remember_with_mean(last, state, hparams)
-        return final, StretchesTrace(of_first, ReverseTrace(of_last, final, None), mean)
+        of_first = self.first.begin(first, state, hparams)
+        return StretchesTape(of_first, self._exact().begin(last, state, hparams))
 
-    def judged(self, final: TrainState, trace: StretchesTrace) -> TrainState:
+    def advance(
+        self,
+        run: Run,
+        tape: StretchesTape,
+        hparams: PyTree,
+        begin: Array | int = 0,
+        until: Array | int | None = None,
+    ) -> StretchesTape:
+        """Trains through the first stretch, then through the last."""
+        (first, last), exact = self._runs(run), self._exact()
+        if until is None:
+            of_first = self.first.advance(first, tape.first, hparams)
+            state = self.first.path.last(of_first.track)
+            of_last = exact.begin(last, state, hparams)
+            return StretchesTape(of_first, exact.advance(last, of_last, hparams))
+        border = first.length
+        upto = jnp.minimum(until, border)
+        of_first = self.first.advance(first, tape.first, hparams, jnp.minimum(begin, border), upto)
+        # Until the border is passed, the last stretch begins anew wherever training stands.
+        state = self.first.path.last(of_first.track)
+        fresh, track = exact.begin(last, state, hparams).track, tape.last.track
+        given = track._replace(slots=None), fresh._replace(slots=None)
+        old = jax.tree.map(lambda b, a: jnp.where(begin <= border, a, b), *given)
+        of_last = tape.last._replace(track=old._replace(slots=track.slots))
+        since = jnp.maximum(begin - border, 0)
+        of_last = exact.advance(last, of_last, hparams, since, jnp.maximum(until - border, 0))
+        return StretchesTape(of_first, of_last)
+
+    def ended(
+        self, run: Run, tape: StretchesTape, hparams: PyTree
+    ) -> tuple[TrainState, StretchesTape]:
+        """As both stretches do."""
+        first, last = self._runs(run)
+        _, of_first = self.first.ended(first, tape.first, hparams)
+        final, of_last = self._exact().ended(last, tape.last, hparams)
+        return final, StretchesTape(of_first, of_last)
+
+    def judged(self, final: TrainState, trace: StretchesTape) -> TrainState:
         """The mean of the last states, where tuning is served."""
-        if trace.mean is None:
+        mean = trace.last.track.total
+        if mean is None:
             return final
-        mean = tree.cast_like(trace.mean, tree.partition(final._replace(opt_state=None))[0])
+        mean = tree.cast_like(mean, tree.partition(final._replace(opt_state=None))[0])
         model_state = tree.combine(mean.model_state, final.model_state)
         return final._replace(params=mean.params, model_state=model_state)
 
-    def backward(
-        self, run: Run, trace: StretchesTrace, hparams: PyTree, cotangent: Cotangent
-    ) -> tuple[Cotangent, Info]:
-        """Back through the last stretch, then through the first."""
+    def turn(
+        self, run: Run, trace: StretchesTape, hparams: PyTree, cotangent: Cotangent
+    ) -> StretchesBack:
+        """The way back begins at the end of the last stretch."""
         first, last = self._runs(run)
         guard, share = start_guard(cotangent), None
         if self.serves == "tuning":
-            part = lambda x: x / (last.length + 1)
-            share = jax.tree.map(part, cotangent.state)
-            cotangent = cotangent._replace(state=share)
-        before = cotangent.hparams
-        cotangent, guard = EXACT.go_back(last, trace.last, hparams, cotangent, guard, share)
-        between = cotangent.hparams
-        cotangent, guard = self.first.go_back(first, trace.first, hparams, cotangent, guard)
-        of_end = tree.distance(between, before)
-        of_segments = tree.distance(cotangent.hparams, between)
+            state = jax.tree.map(lambda x: x / (last.length + 1), cotangent.state)
+            share, cotangent = state._replace(opt_state=None), cotangent._replace(state=state)
+        back = self._exact().turn_with(last, trace.last, cotangent, guard)
+        later = self.first.turn_with(first, trace.first, cotangent, guard)
+        return StretchesBack(later, back, share, cotangent.hparams, cotangent.hparams)
+
+    def num_visits(self, run: Run) -> int:
+        """Of both stretches."""
+        return sum(self._num_visits(run))
+
+    def retreat(
+        self, run: Run, back: StretchesBack, hparams: PyTree, low: Array | int, high: Array | int
+    ) -> StretchesBack:
+        """Back through the last stretch, then through the first."""
+        (first, last), border = self._runs(run), self._num_visits(run)[0]
+        if isinstance(low, int) and isinstance(high, int):
+            least, most = min, max
+        else:
+            least, most = jnp.minimum, jnp.maximum
+        of_last = self._exact().retreat(
+            last, back.last, hparams, most(low - border, 0), most(high - border, 0),
+            share=back.share,
+        )  # fmt: skip
+        # What the last stretch hands over, until the first has begun.
+        pick = lambda a, b: jnp.where(high >= border, a, b)
+        given = of_last.cotangent, of_last.guard
+        mine = back.first.cotangent, back.first.guard
+        cotangent, guard = jax.tree.map(pick, given, mine)
+        between = jax.tree.map(pick, cotangent.hparams, back.between)
+        of_first = back.first._replace(cotangent=cotangent, guard=guard)
+        of_first = self.first.retreat(
+            first, of_first, hparams, least(low, border), least(high, border), before=last.length
+        )
+        return back._replace(first=of_first, last=of_last, between=between)
+
+    def arrived(self, run: Run, back: StretchesBack, hparams: PyTree) -> tuple[Cotangent, Info]:
+        """With the exact end's share."""
+        cotangent, info = self.first.arrived(self._runs(run)[0], back.first, hparams)
+        of_end = tree.distance(back.between, back.before)
+        of_segments = tree.distance(cotangent.hparams, back.between)
         whole = of_end + of_segments
-        info = guard.info(of_segments=self.first.steps.takes_stretches)
-        share = of_end / jnp.where(whole > 0, whole, 1)
-        return cotangent, info._replace(exact_share=share)
+        return cotangent, info._replace(exact_share=of_end / jnp.where(whole > 0, whole, 1))
 
     def reaches_start(self, run: Run) -> bool:
         """As the first stretch does."""
@@ -124,6 +202,15 @@ class Stretches(Method):
         if self.num_last is not None:
             return min(self.num_last, num_steps)
         return min(num_steps, max(1, round((20 * num_steps) ** 0.25)) ** 2)
+
+    def _exact(self) -> Reverse:
+        """The way back through the last stretch."""
+        path = dataclasses.replace(EXACT_PATH, averages=self.serves == "tuning")
+        return dataclasses.replace(EXACT, path=path)
+
+    def _num_visits(self, run: Run) -> tuple[int, int]:
+        first, last = self._runs(run)
+        return self.first.num_visits(first), self._exact().num_visits(last)
 
     def _runs(self, run: Run) -> tuple[Run, Run]:
         border = run.num_steps - self.length_of_end(run.num_steps)

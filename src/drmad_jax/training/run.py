@@ -29,6 +29,8 @@ class Run:
         inner_batches: The batch source (see `hypergradient`).
         key: Key of the run, or `None`.
         start: `hparams -> TrainState`, how the initial state depends on the hyperparameters.
+        first: The step that the run goes on from, which may be traced: step t of the run, counted
+            from 0, takes the key of step `first` + t, and its batch from sources that are called.
         batch_offset: Step t takes batch t + offset: how a way back draws fresh ones.
         begin: The first step t of the stretch of the run that is meant.
         stop: The step before which that stretch ends; `None` for the end of the run.
@@ -39,6 +41,7 @@ class Run:
     inner_batches: PyTree
     key: Array | None
     start: Callable[[PyTree], TrainState]
+    first: Array | int = 0
     batch_offset: Array | int = 0
     begin: int = 0
     stop: int | None = None
@@ -59,8 +62,13 @@ class Run:
 
     def inputs(self, step: Array) -> tuple[PyTree, Array | None]:
         """What the loss of one step takes: its batch, and the step's own key."""
-        batch = batch_at(self.inner_batches, step + self.batch_offset)
-        return batch, step_key(self.key, step)
+        place, source = step + self.batch_offset, self.inner_batches
+        batch = batch_at(source, place + self.first if callable(source) else place)
+        return batch, step_key(self.key, step + self.first)
+
+    def counted(self, state: TrainState) -> TrainState:
+        """A state of the run as seen from outside, its step counted from where training began."""
+        return state._replace(step=state.step + self.first)
 
     def step(
         self, state: TrainState, hparams: PyTree, *, curvature: Curvature | None = None
@@ -103,10 +111,16 @@ class Run:
         batch, key = self.inputs(state.step)
         return rules_in(self.problem, state.params, hparams, state.model_state, batch, key)
 
-    def train(self, state: TrainState, hparams: PyTree, num_steps: int | None = None) -> TrainState:
-        """Plain training from `state`, to the end if `num_steps` is `None`; nothing is kept."""
-        count = self.length if num_steps is None else num_steps
-        return forward_scan(lambda state: self.step(state, hparams), state, [count])[0]
+    def train(
+        self,
+        state: TrainState,
+        hparams: PyTree,
+        begin: Array | int = 0,
+        until: Array | int | None = None,
+    ) -> TrainState:
+        """Plain training from step `begin` of the stretch to before `until`, `None` for its end."""
+        step, nothing = lambda state: self.step(state, hparams), lambda state, index, when: state
+        return forward_loop(step, nothing, state, [self.length], begin=begin, until=until)
 
     def reverse_step(
         self,
@@ -141,28 +155,38 @@ class Start(NamedTuple):
     pull: Callable[[Cotangent], tuple[PyTree, PyTree, PyTree]]
 
 
+def initial_state(
+    problem: Problem, hparams: PyTree, params: PyTree, model_state: PyTree
+) -> TrainState:
+    """The state before the run's step 0: made of weights, or the `TrainState` given for them."""
+    if isinstance(params, TrainState):
+        state = params._replace(step=jnp.zeros((), jnp.int32))
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
+    return init_state(problem, hparams, params, model_state=model_state)
+
+
 def started(run: Run, hparams: PyTree, params: PyTree, model_state: PyTree) -> Start:
     """The initial state of a run, differentiated.
 
     Args:
         run: The run.
         hparams: Hyperparameters.
-        params: Initial weights.
+        params: Initial weights, or a `TrainState` to go on from.
         model_state: Initial model state.
 
     Returns:
         A `Start`.
     """
-    inexact, rest = tree.partition(model_state)
+    inexact, rest = tree.partition((params, model_state))
 
-    def init(hparams, params, inexact):
-        model_state = tree.combine(inexact, rest)
-        return tree.partition(init_state(run.problem, hparams, params, model_state=model_state))
+    def init(hparams, inexact):
+        given = tree.combine(inexact, rest)
+        return tree.partition(initial_state(run.problem, hparams, *given))
 
-    state, pullback, state_rest = jax.vjp(init, hparams, params, inexact, has_aux=True)
+    state, pullback, state_rest = jax.vjp(init, hparams, inexact, has_aux=True)
 
     def pull(cotangent: Cotangent):
-        d_hparams, d_params, d_model_state = pullback(cotangent.state)
+        d_hparams, (d_params, d_model_state) = pullback(cotangent.state)
         return tree.add(cotangent.hparams, d_hparams), d_params, d_model_state
 
     return Start(tree.combine(state, state_rest), pull)
@@ -174,7 +198,6 @@ def forward_scan(
     lengths: Sequence[int],
     *,
     keep: Callable[[Carry], PyTree] = lambda carry: None,
-    note: Callable[[Carry], Carry] = lambda carry: carry,
 ) -> tuple[Carry, PyTree]:
     """Repeats a step through segments of given lengths, keeping something at each segment's start.
 
@@ -185,7 +208,6 @@ def forward_scan(
         carry: What the steps carry; a `TrainState`, or a pytree around one.
         lengths: Steps in each segment, n Python ints, zeros allowed.
         keep: `carry -> pytree`, evaluated at the start of each segment.
-        note: `carry -> carry`, called at the start of each segment, before `keep`.
 
     Returns:
         The final carry, and what was kept, stacked along a leading axis of size n.
@@ -197,21 +219,65 @@ def forward_scan(
         >>> int(final), kept.tolist()
         (5, [0, 2, 5])
     """
+
+    def note(both, index, is_start):
+        return both[0], tree.put(both[1], index, keep(both[0]))
+
+    both = carry, tree.rows(keep(carry), len(lengths))
+    return forward_loop(lambda both: (step(both[0]), both[1]), note, both, lengths)
+
+
+def forward_loop(
+    step: Callable[[Carry], Carry],
+    note: Callable[[Carry, Array, Array | bool], Carry],
+    carry: Carry,
+    lengths: Sequence[int],
+    *,
+    begin: Array | int = 0,
+    until: Array | int | None = None,
+) -> Carry:
+    """The one loop of training: through segments, with a note where each of them starts.
+
+    Args:
+        step: `carry -> carry`.
+        note: `(carry, index, is_start) -> carry`, called before the first step that is taken in
+            segment `index`; `is_start` tells whether it is the segment's own first. It must leave
+            the carry alone where it is not.
+        carry: What the steps carry.
+        lengths: Steps in each segment, Python ints.
+        begin: Steps taken before, which may be traced.
+        until: How many there are to be in the end, which may be traced; `None` for all.
+
+    Returns:
+        The carry after `until` steps.
+    """
+    edges = np.concatenate([[0], np.cumsum(np.asarray(lengths, int))]).astype(np.int32)
     first = lengths[0] if len(lengths) else 0
     uniform = all(length == first for length in lengths)
 
-    def segment(carry: Carry, length: Any) -> tuple[Carry, PyTree]:
-        carry = note(carry)
-        kept = keep(carry)
+    def whole(index: Array | int, carry: Carry) -> Carry:
+        carry = note(carry, jnp.asarray(index, jnp.int32), True)
         if uniform and first == 1:
-            return step(carry), kept
-        count = first if uniform else length
-        return jax.lax.fori_loop(0, count, lambda _, c: step(c), carry), kept
+            return step(carry)
+        count = first if uniform else jnp.asarray(np.diff(edges))[index]
+        return jax.lax.fori_loop(0, count, lambda _, c: step(c), carry)
 
-    if len(lengths) == 1:
-        carry, kept = segment(carry, first)
-        return carry, jax.tree.map(lambda x: jnp.asarray(x)[None], kept)
-    return jax.lax.scan(segment, carry, np.asarray(lengths, np.int32))
+    if until is None:
+        if len(lengths) == 1:
+            return whole(0, carry)
+        return jax.lax.fori_loop(0, len(lengths), whole, carry)
+
+    low, high = jnp.asarray(edges[:-1]), jnp.asarray(edges[1:])
+
+    def part(index: Array, carry: Carry) -> Carry:
+        start, end = jnp.maximum(low[index], begin), jnp.minimum(high[index], until)
+        carry = note(carry, index, low[index] >= begin)
+        return jax.lax.fori_loop(0, end - start, lambda _, c: step(c), carry)
+
+    # Of empty segments the last one is gone through.
+    index = jnp.searchsorted(low, begin, side="right") - 1
+    last = jnp.searchsorted(low, until, side="left")
+    return jax.lax.fori_loop(index.astype(jnp.int32), last.astype(jnp.int32), part, carry)
 
 
 def reverse_scan(visit: Callable[[Carry, PyTree], Carry], carry: Carry, visits: PyTree) -> Carry:
@@ -230,4 +296,16 @@ def reverse_scan(visit: Callable[[Carry, PyTree], Carry], carry: Carry, visits: 
         >>> int(dj.reverse_scan(lambda c, x: 10 * c + x, jnp.int32(0), jnp.arange(1, 4)))
         321
     """
-    return jax.lax.scan(lambda c, x: (visit(c, x), None), carry, visits, reverse=True)[0]
+    count = jnp.shape(jax.tree.leaves(visits)[0])[0]
+    return reverse_loop(lambda carry, i: visit(carry, tree.row(visits, i)), carry, 0, count)
+
+
+def reverse_loop(
+    visit: Callable[[Carry, Any], Carry], carry: Carry, low: Array | int, high: Array | int
+) -> Carry:
+    """The one loop of the way back: from visit `high` − 1 to visit `low`, which may be traced."""
+    if isinstance(low, int) and isinstance(high, int):
+        steps = np.arange(low, high, dtype=np.int32)
+        return jax.lax.scan(lambda c, i: (visit(c, i), None), carry, steps, reverse=True)[0]
+    back = lambda i, carry: visit(carry, jnp.asarray(high - 1 - i, jnp.int32))
+    return jax.lax.fori_loop(0, high - low, back, carry)

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.reverse.steps import Visits
-from drmad_jax.training.run import Run, forward_scan, reverse_scan
+from drmad_jax.training.run import Run, forward_loop
 
 Carry = TypeVar("Carry")
 
@@ -31,8 +31,8 @@ LARGEST_RECORDED_LEAF = 64
 class Path(Protocol):
     """How training is remembered, and which state stands in for step t on the way back.
 
-    A path is a frozen value. To add one, write a class with `remember` and `revisit`, and those of
-    the others whose answer here is not its own.
+    A path is a frozen value. To add one, write a class with `blank` and `revisit`, and those of the
+    others whose answer here is not its own.
     """
 
     # Whether its visits reach back to the initial state.
@@ -48,104 +48,99 @@ class Path(Protocol):
         """Names of leaves of the state that it would need, and does not know at each step."""
         return []
 
-    def remember(
-        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
-    ) -> tuple[TrainState, Any]:
-        """Trains from `state`; returns the final state and a trace, a pytree of arrays."""
+    def lengths(self, run: Run, visits: Visits) -> list[int]:
+        """Steps from one note to the next, in order; all of the stretch in one piece by default."""
+        return [run.length]
+
+    def blank(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> Any:
+        """What travels with training, a pytree of fixed shape around the state, at its start."""
         ...
+
+    def step(self, run: Run, track: Any, hparams: PyTree) -> Any:
+        """A step of training."""
+        return track._replace(state=run.step(track.state, hparams))
+
+    def note(self, run: Run, track: Any, index: Array, when: Array | bool, visits: Visits) -> Any:
+        """What is written down before the steps of `lengths[index]`, where `when` is true."""
+        return track
+
+    def ended(self, run: Run, track: Any, visits: Visits) -> Any:
+        """What is kept of it for the way back, once training has ended."""
+        return track
+
+    def last(self, track: Any) -> TrainState:
+        """The state where training stands, or ended."""
+        return track.state
+
+    def turn(self, run: Run, track: Any, visits: Visits) -> tuple[Any, Any]:
+        """What stays as it is on the way back, and what is handed from visit to visit."""
+        return track, None
+
+    def num_visits(self, run: Run, visits: Visits) -> int:
+        """How often `revisit` is called."""
+        return len(visits.step)
 
     def revisit(
         self,
         run: Run,
-        trace: Any,
+        track: Any,
         hparams: PyTree,
         visit: Visit[Carry],
+        own: Any,
         carry: Carry,
+        index: Array,
         visits: Visits,
-    ) -> Carry:
-        """Calls `visit` at every visited step, from the last to the first."""
+    ) -> tuple[Any, Carry]:
+        """Calls `visit` at visit `index`, the last first; `own` is what is handed on."""
         ...
+
+    def arrived(self, run: Run, track: Any, own: Any, carry: Carry, visits: Visits) -> Carry:
+        """After the first visit."""
+        return carry
+
+    def advance(
+        self,
+        run: Run,
+        track: Any,
+        hparams: PyTree,
+        visits: Visits,
+        begin: Array | int = 0,
+        until: Array | int | None = None,
+    ) -> Any:
+        """Trains from step `begin` of the stretch to before step `until`, `None` for its end."""
+        step = lambda track: self.step(run, track, hparams)
+        note = lambda track, index, when: self.note(run, track, index, when, visits)
+        lengths = self.lengths(run, visits)
+        return forward_loop(step, note, track, lengths, begin=begin, until=until)
 
 
 class Record(NamedTuple):
     """What a stand-in path remembers.
 
     Attributes:
-        final: The state at the end of training.
-        kept: What was kept at the start of each segment, stacked.
+        state: Where training stands, or ended.
+        kept: What was written down on the way.
         counters: Integers and keys in the optimizer's and the model's state, one entry per step:
             4 bytes a step for a step counter. They cannot be interpolated.
     """
 
-    final: TrainState
+    state: TrainState
     kept: PyTree
     counters: PyTree
 
     def state_at(self, run: Run, step: Array, inexact: TrainState) -> TrainState:
         """A state for `step` from stand-ins for its floating-point leaves and its own counters."""
-        _, rest = tree.partition(self.final)
-        recorded = jax.tree.map(
-            lambda buffer: jax.lax.dynamic_index_in_dim(buffer, step - run.begin, keepdims=False),
-            self.counters,
-        )
+        _, rest = tree.partition(self.state)
+        recorded = tree.row(self.counters, step - run.begin)
         rest = tree.combine(recorded, rest._replace(step=None))
         state = tree.combine(inexact._replace(params=None), rest)
         return state._replace(params=inexact.params, step=step)
 
 
-def record(
-    run: Run,
-    state: TrainState,
-    hparams: PyTree,
-    lengths: list[int],
-    *,
-    keep: Callable[[TrainState], PyTree] = lambda state: None,
-    start: PyTree = None,
-    follow: Callable[[Any, TrainState], PyTree] = lambda followed, state: followed,
-) -> tuple[Record, PyTree]:
-    """Trains from `state`, keeping something at the start of each segment, and all counters.
-
-    Args:
-        run: The run.
-        state: Where training starts.
-        hparams: Hyperparameters.
-        lengths: Steps in each segment.
-        keep: `state -> pytree`, evaluated at the start of each segment.
-        start: What is carried beside the state.
-        follow: `(followed, state) -> followed`, called at the start of each segment.
-
-    Returns:
-        A `Record`, and what was carried.
-    """
-    _, rest = tree.partition(state)
-    small = jax.tree.map(
-        lambda x: x if jnp.size(x) <= LARGEST_RECORDED_LEAF else None, rest._replace(step=None)
-    )
-    repeat = lambda x: jnp.broadcast_to(x[None], (run.length, *jnp.shape(x)))
-    buffers = jax.tree.map(repeat, small)
-
-    def step(carry):
-        state, buffers, followed = carry
-        write = lambda leaf, buffer: (
-            None
-            if buffer is None
-            else jax.lax.dynamic_update_index_in_dim(buffer, leaf, state.step - run.begin, 0)
-        )
-        none = lambda x: x is None
-        buffers = jax.tree.map(
-            write, tree.partition(state)[1]._replace(step=None), buffers, is_leaf=none
-        )
-        return run.step(state, hparams), buffers, followed
-
-    def note(carry):
-        state, buffers, followed = carry
-        return state, buffers, follow(followed, state)
-
-    carry = (state, buffers, start)
-    (final, buffers, followed), kept = forward_scan(
-        step, carry, lengths, keep=lambda carry: keep(carry[0]), note=note
-    )
-    return Record(final, kept, buffers), followed
+def _counters(state: TrainState) -> PyTree:
+    _, rest = tree.partition(state._replace(step=None))
+    small = lambda x: x if jnp.size(x) <= LARGEST_RECORDED_LEAF else None
+    return jax.tree.map(small, rest)
 
 
 class StandIn(Path):
@@ -166,34 +161,47 @@ class StandIn(Path):
         after = dict(zip(sorted(new), jaxpr.jaxpr.outvars, strict=True))
         return [name for name in large if after[name] is not before[name]]
 
-    def places(self, run: Run, trace: Record, visits: Visits) -> PyTree:
+    def blank(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> Record:
+        """Room for what is kept, and for the counters of each step."""
+        kept = self.room(run, state, hparams, visits)
+        return Record(state, kept, tree.rows(_counters(state), run.length))
+
+    def room(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> PyTree:
+        """Room for what is kept."""
+        return None
+
+    def step(self, run: Run, track: Record, hparams: PyTree) -> Record:
+        """A step of training, its counters written down."""
+        state = track.state
+        counters = tree.put(track.counters, state.step - run.begin, _counters(state))
+        return track._replace(state=run.step(state, hparams), counters=counters)
+
+    def places(self, run: Run, track: Record, visits: Visits) -> PyTree:
         """Where each visit stands, with a leading axis of visits; handed to `stand_in`."""
         return None
 
-    def stand_in(self, trace: Record, place: PyTree) -> TrainState:
+    def stand_in(self, track: Record, place: PyTree) -> TrainState:
         """The floating-point leaves of the state at one of `places`."""
         raise NotImplementedError
 
     def revisit(
         self,
         run: Run,
-        trace: Record,
+        track: Record,
         hparams: PyTree,
         visit: Visit[Carry],
+        own: None,
         carry: Carry,
+        index: Array,
         visits: Visits,
-    ) -> Carry:
-        """Visits the steps, each at its stand-in with its own counters."""
+    ) -> tuple[None, Carry]:
+        """Visits a step at its stand-in, with its own counters."""
         visit = visit if visits.static else pass_over_unweighted(visit)
-
-        def visit_stand_in(carry, x):
-            place, step, weight = x
-            inexact = self.stand_in(trace, place)
-            at = lambda step: trace.state_at(run, step, inexact)
-            return visit(carry, at(step), weight, at)
-
-        xs = (self.places(run, trace, visits), visits.step.astype(np.int32), weights_of(visits))
-        return reverse_scan(visit_stand_in, carry, xs)
+        places = self.places(run, track, visits), visits.step.astype(np.int32), weights_of(visits)
+        place, step, weight = tree.row(places, index)
+        inexact = self.stand_in(track, place)
+        at = lambda step: track.state_at(run, step, inexact)
+        return own, visit(carry, at(step), weight, at)
 
 
 def divided(count: int, piece: int) -> list[int]:

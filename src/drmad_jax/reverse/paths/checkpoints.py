@@ -1,25 +1,43 @@
 """The true trajectory: stored whole, or in part with the rest computed again."""
 
 import dataclasses
-import math
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import (
-    Carry,
-    Path,
-    Visit,
-    divided,
-    pass_over_unweighted,
-    weights_of,
+from drmad_jax.reverse.paths.base import Carry, Path, Visit, pass_over_unweighted, weights_of
+from drmad_jax.reverse.paths.schedule import (
+    MOST_EVALUATIONS,
+    Schedule,
+    binomial,
+    evaluations,
+    nested,
+    schedule,
+    slots_for,
 )
 from drmad_jax.reverse.steps import Visits
-from drmad_jax.training.run import Run, forward_scan, reverse_scan
+from drmad_jax.training.run import Run
+
+
+class Track(NamedTuple):
+    """What is remembered of the true trajectory.
+
+    Attributes:
+        state: Where training stands.
+        slots: States, stacked; on the way back handed from visit to visit.
+        total: Sum of weights and model state over all states so far, if wanted; their mean, once
+            training has ended.
+    """
+
+    state: TrainState
+    slots: PyTree
+    total: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,133 +48,132 @@ class Checkpoints(Path):
         intervals: Steps between checkpoints, level by level, each a divisor of the one before,
             the last one 1. (1,) stores every state; (k, 1) stores every k-th and computes the k
             states of one interval again on the way back. `None` leaves the choice to `levels`.
-        levels: Number of levels n of equal ratio r = ⌈T^(1/n)⌉: at most n·r states at a time.
-        budget: Number of states that may be stored at a time; takes as few levels as fit.
+        levels: How often each step is computed at most, training included; in as few states as
+            that allows (binomial checkpoints).
+        budget: Number of states that may be stored at a time; each step is computed as seldom as
+            fits.
+        averages: Whether the mean of weights and model state over all states is wanted.
     """
 
     intervals: tuple[int, ...] | None = (1,)
     levels: int = 2
     budget: int | None = None
+    averages: bool = False
 
     def is_true(self, num_steps: int) -> bool:
         """Always."""
         return True
 
-    def remember(
-        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
-    ) -> tuple[TrainState, PyTree]:
-        """Trains, storing the states that start an interval of the first level."""
-        start, count = _span(run, visits)
-        if start > run.begin:
-            state = run.train(state, hparams, start - run.begin)
-        lengths = divided(count, self._intervals(count)[0])
-        step = lambda state: run.step(state, hparams)
-        return forward_scan(step, state, lengths, keep=lambda state: state)
+    def lengths(self, run: Run, visits: Visits) -> list[int]:
+        """Up to the first visited step, then from one stored state to the next."""
+        start, plan = self._plan(run, visits)
+        return [*_before(start), *map(int, np.diff([*plan.kept, run.length - start]))]
 
-    def remember_with_mean(
-        self, run: Run, state: TrainState, hparams: PyTree
-    ) -> tuple[TrainState, PyTree, TrainState]:
-        """As `remember` for every step, with the mean of weights and model state at all states."""
-        seen = lambda state: tree.partition(state._replace(opt_state=None))[0]
-        add = lambda total, state: tree.add(total, seen(state))
+    def blank(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> Track:
+        """Room for the states."""
+        total = tree.widen(_summed(state)) if self.averages else None
+        return Track(state, tree.rows(state, self._plan(run, visits)[1].num_slots), total)
 
-        def step(carry):
-            state, total = carry
-            state = run.step(state, hparams)
-            return state, add(total, state)
+    def step(self, run: Run, track: Track, hparams: PyTree) -> Track:
+        """A step of training."""
+        state, total = run.step(track.state, hparams), track.total
+        if self.averages:
+            total = tree.add(total, _summed(state))
+        return track._replace(state=state, total=total)
 
-        carry = (state, tree.widen(seen(state)))
-        lengths = divided(run.length, self._intervals(run.length)[0])
-        (final, total), kept = forward_scan(step, carry, lengths, keep=lambda carry: carry[0])
-        return final, kept, jax.tree.map(lambda x: x / (run.length + 1), total)
+    def note(
+        self, run: Run, track: Track, index: Array, when: Array | bool, visits: Visits
+    ) -> Track:
+        """Stores the state in the next slot."""
+        before = len(_before(self._plan(run, visits)[0]))
+        if before:
+            when = when & (index >= before)
+        slots = tree.put(track.slots, jnp.maximum(index - before, 0), track.state, when)
+        return track._replace(slots=slots)
+
+    def ended(self, run: Run, track: Track, visits: Visits) -> Track:
+        """The sum becomes the mean."""
+        return track._replace(total=jax.tree.map(lambda x: x / (run.length + 1), track.total))
+
+    def last(self, track: Track) -> TrainState:
+        """Where training stands."""
+        return track.state
+
+    def turn(self, run: Run, track: Track, visits: Visits) -> tuple[Track, PyTree]:
+        """The slots are written to on the way back."""
+        return track._replace(slots=None), track.slots
+
+    def num_visits(self, run: Run, visits: Visits) -> int:
+        """Every step from the first visited one, those that are passed over included."""
+        return run.length - self._plan(run, visits)[0]
 
     def revisit(
         self,
         run: Run,
-        trace: PyTree,
+        track: Track,
         hparams: PyTree,
         visit: Visit[Carry],
+        own: PyTree,
         carry: Carry,
+        index: Array,
         visits: Visits,
-    ) -> Carry:
-        """Visits the steps, computing again level by level what was not stored."""
-        _, count = _span(run, visits)
-        intervals = self._intervals(count)
-        ragged = count % intervals[0] != 0
-        visit = _at_visited_steps(visit, run, visits, ragged)
+    ) -> tuple[PyTree, Carry]:
+        """Visits a step, after computing again what was not stored."""
+        start, plan = self._plan(run, visits)
+        at = lambda table: jnp.asarray(table, jnp.int32)[index]
+        slots = own
+        state = tree.row(slots, at(plan.slot))
+        if np.any(plan.ahead):
+            begin, store = at(plan.begin), jnp.asarray(plan.store, jnp.int32)
 
-        def step(state):
-            one = lambda state: run.step(state, hparams)
-            if not ragged:
-                return one(state)
-            return jax.lax.cond(state.step < run.end, one, lambda s: s, state)
+            def again(i, both):
+                state = run.step(both[0], hparams)
+                return state, tree.put(both[1], store[begin + i], state)
 
-        def reverse(level: int, starts: PyTree, carry: Carry) -> Carry:
-            def visit_start(carry: Carry, state: TrainState) -> Carry:
-                if level + 1 == len(intervals):
-                    return visit(carry, state, None, None)
-                inner = intervals[level + 1]
-                lengths = [inner] * (intervals[level] // inner)
-                _, states = forward_scan(step, state, lengths, keep=lambda state: state)
-                return reverse(level + 1, states, carry)
+            state, slots = jax.lax.fori_loop(0, at(plan.ahead), again, (state, slots))
+        weights = weights_of(visits)
+        if weights is None and len(visits.step) == self.num_visits(run, visits):
+            return slots, visit(carry, state, None, None)
+        table = np.zeros(self.num_visits(run, visits), np.float32)
+        table[visits.step - run.begin - start] = visits.weight
+        given = (lambda c, s, w, at: visit(c, s, None, at)) if weights is None else visit
+        return slots, pass_over_unweighted(given)(carry, state, jnp.asarray(table)[index], None)
 
-            return reverse_scan(visit_start, carry, starts)
-
-        return reverse(0, trace, carry)
-
-    def _intervals(self, count: int) -> tuple[int, ...]:
-        if self.intervals is None:
-            levels = self.levels if self.budget is None else _levels_within(self.budget, count)
-            ratio = _ratio(count, levels)
-            intervals = tuple(ratio**level for level in reversed(range(levels)))
-        else:
-            intervals = self.intervals
-        # An interval longer than the run would only add steps to skip.
-        return tuple(every for every in intervals if every <= count) or (1,)
+    def _plan(self, run: Run, visits: Visits) -> tuple[int, Schedule]:
+        """Steps before the first visited one, and the schedule of those from it on."""
+        start = int(visits.step[0]) - run.begin
+        return start, planned(self, run.length - start)
 
 
-def _ratio(count: int, levels: int) -> int:
-    """The smallest r ≥ 2 with r^levels ≥ count."""
-    ratio = max(2, round(count ** (1 / levels)) - 1)
-    while ratio**levels < count:
-        ratio += 1
-    return ratio
+@functools.lru_cache(maxsize=256)
+def planned(path: Checkpoints, count: int) -> Schedule:
+    """The schedule of the last `count` steps.
+
+    Raises:
+        ValueError: If the budget is too small for them.
+    """
+    if path.intervals is not None:
+        # An interval longer than the run would store nothing.
+        fitting = tuple(every for every in path.intervals if every <= count)
+        return schedule(count, nested(fitting or (1,)))
+    if path.budget is None:
+        return schedule(count, binomial(slots_for(count, min(path.levels, MOST_EVALUATIONS))))
+    if path.budget >= count:
+        return schedule(count, nested((1,)))
+    # One for the states that are stored for nobody.
+    num_slots = path.budget - 1
+    if num_slots < 1 or evaluations(count, num_slots) > MOST_EVALUATIONS:
+        raise ValueError(
+            f"checkpointed: {count} steps cannot be reversed with `budget` = {path.budget} stored "
+            f"states unless some are computed more than {MOST_EVALUATIONS} times: "
+            f"{slots_for(count, MOST_EVALUATIONS) + 1} is the least"
+        )
+    return schedule(count, binomial(num_slots))
 
 
-def _levels_within(budget: int, count: int) -> int:
-    """The fewest levels whose states fit into the budget."""
-    most = max(1, math.ceil(math.log2(count)))
-    for levels in range(1, most + 1):
-        if levels * _ratio(count, levels) <= budget:
-            return levels
-    least = min(levels * _ratio(count, levels) for levels in range(1, most + 1))
-    raise ValueError(
-        f"checkpointed: {count} steps cannot be reversed with `budget` = {budget} stored states: "
-        f"{least} is the least"
-    )
+def _before(start: int) -> list[int]:
+    return [start] if start else []
 
 
-def _span(run: Run, visits: Visits) -> tuple[int, int]:
-    """The first visited step, and how many steps there are from it to the end."""
-    start = int(visits.step[0])
-    return start, run.end - start
-
-
-def _at_visited_steps(visit: Visit, run: Run, visits: Visits, ragged: bool) -> Visit:
-    """Passes over steps that are not visited, or that only fill up the last interval."""
-    start, count = _span(run, visits)
-    weights = weights_of(visits)
-    if not ragged and weights is None and len(visits.step) == count:
-        return visit
-    # One more entry than steps: every state past the end reads the zero there.
-    table = np.zeros(count + 1, np.float32)
-    table[visits.step - start] = visits.weight
-
-    given = (lambda c, s, w, at: visit(c, s, None, at)) if weights is None else visit
-    guarded = pass_over_unweighted(given)
-
-    def visit_if_weighted(carry, state, _, at):
-        weight = jnp.asarray(table)[jnp.minimum(state.step - start, count)]
-        return guarded(carry, state, weight, at)
-
-    return visit_if_weighted
+def _summed(state: TrainState) -> PyTree:
+    return tree.partition(state._replace(opt_state=None))[0]

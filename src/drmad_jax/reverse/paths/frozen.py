@@ -6,8 +6,7 @@ from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Record, StandIn, record
-from drmad_jax.reverse.steps import Visits
+from drmad_jax.reverse.paths.base import Record, StandIn
 from drmad_jax.training.run import Run
 
 
@@ -17,17 +16,10 @@ class Frozen(StandIn):
 
     reaches_start = False
 
-    def remember(
-        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
-    ) -> tuple[TrainState, Record]:
-        """Trains, remembering only the end (and the counters)."""
-        trace, _ = record(run, state, hparams, [run.length])
-        return trace.final, trace
-
     def unknown(self, run: Run, state: TrainState, hparams: PyTree) -> list[str]:
         """None: the end is all that is asked for."""
         return []
 
-    def stand_in(self, trace: Record, place: None) -> TrainState:
+    def stand_in(self, track: Record, place: None) -> TrainState:
         """The final state."""
-        return tree.partition(trace.final)[0]
+        return tree.partition(track.state)[0]

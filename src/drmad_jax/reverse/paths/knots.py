@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Record, StandIn, record
+from drmad_jax.reverse.paths.base import Record, StandIn
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run
 
@@ -55,16 +55,26 @@ class Knots(StandIn):
         """With a knot at every step, and the optimizer's state there."""
         return len(self.times(num_steps)) == num_steps + 1 and not self._final_state
 
-    def remember(
-        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
-    ) -> tuple[TrainState, Record]:
-        """Trains, keeping the state at the knots."""
-        times = self.times(run.length)
-        lengths = [*map(int, np.diff(times)), 0]
-        trace, _ = record(run, state, hparams, lengths, keep=self._kept)
-        return trace.final, trace
+    def lengths(self, run: Run, visits: Visits) -> list[int]:
+        """From knot to knot."""
+        return list(map(int, np.diff(self.times(run.length))))
 
-    def places(self, run: Run, trace: Record, visits: Visits) -> tuple[PyTree, PyTree]:
+    def room(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> TrainState:
+        """Room for the states at the knots."""
+        return tree.rows(self._kept(state), len(self.times(run.length)))
+
+    def note(
+        self, run: Run, track: Record, index: Array, when: Array | bool, visits: Visits
+    ) -> Record:
+        """Keeps the state."""
+        return track._replace(kept=tree.put(track.kept, index, self._kept(track.state), when))
+
+    def ended(self, run: Run, track: Record, visits: Visits) -> Record:
+        """With the last knot, the end of training."""
+        last = len(self.times(run.length)) - 1
+        return track._replace(kept=tree.put(track.kept, last, self._kept(track.state)))
+
+    def places(self, run: Run, track: Record, visits: Visits) -> tuple[PyTree, PyTree]:
         """The piece between two knots in which each visit stands, and where in it, from 0 to 1."""
         numpy = np if visits.static else jnp
         times = (run.begin + self.times(run.length)).astype(visits.position.dtype)
@@ -73,11 +83,11 @@ class Knots(StandIn):
         fraction = (visits.position - numpy.asarray(times)[piece]) / widths
         return piece.astype(np.int32), fraction
 
-    def stand_in(self, trace: Record, place: tuple[Array, Array]) -> TrainState:
+    def stand_in(self, track: Record, place: tuple[Array, Array]) -> TrainState:
         """The state between two knots; the optimizer's and the model's are the last, if asked."""
-        state = _between(trace.kept, *place)
+        state = _between(track.kept, *place)
         if self._final_state:
-            return tree.partition(trace.final)[0]._replace(params=state.params)
+            return tree.partition(track.state)[0]._replace(params=state.params)
         return state
 
     @property

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Record, StandIn, divided, record
+from drmad_jax.reverse.paths.base import Record, StandIn, divided
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run
 
@@ -28,31 +28,39 @@ class Means(StandIn):
 
     needs_edges = True
 
-    def remember(
-        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
-    ) -> tuple[TrainState, Record]:
-        """Trains, keeping the mean of each stretch."""
-        edges = np.asarray(visits.edges)
-        starts = jnp.asarray(edges, jnp.int32)
-        pieces = [divided(n, max(1, n // self.most)) for n in map(int, np.diff(edges))]
-        counts = np.array(list(map(len, pieces)))
+    def lengths(self, run: Run, visits: Visits) -> list[int]:
+        """From one summed state to the next."""
+        return [length for stretch in self._pieces(visits) for length in stretch]
 
-        def follow(sums: TrainState, state: TrainState) -> TrainState:
-            stretch = jnp.searchsorted(starts, state.step, side="right") - 1
-            add = lambda sums, x: sums.at[stretch].add(x.astype(sums.dtype))
-            return jax.tree.map(add, sums, tree.partition(state)[0])
-
+    def room(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> TrainState:
+        """Room for the sums, one for each stretch."""
         zeros = tree.widen(tree.zeros_like(tree.partition(state)[0]))
-        zeros = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(counts), *x.shape)), zeros)
-        lengths = [length for stretch in pieces for length in stretch]
-        trace, sums = record(run, state, hparams, lengths, start=zeros, follow=follow)
-        mean = jax.vmap(lambda sums, count: jax.tree.map(lambda x: x / count.astype(x.dtype), sums))
-        return trace.final, trace._replace(kept=mean(sums, jnp.asarray(counts)))
+        return tree.rows(zeros, len(self._pieces(visits)))
 
-    def places(self, run: Run, trace: Record, visits: Visits) -> TrainState:
+    def note(
+        self, run: Run, track: Record, index: Array, when: Array | bool, visits: Visits
+    ) -> Record:
+        """Adds the state to its stretch's sum."""
+        counts = [len(pieces) for pieces in self._pieces(visits)]
+        stretch = jnp.asarray(np.repeat(np.arange(len(counts)), counts), jnp.int32)[index]
+        sums = tree.add(tree.row(track.kept, stretch), tree.partition(track.state)[0])
+        return track._replace(kept=tree.put(track.kept, stretch, sums, when))
+
+    def ended(self, run: Run, track: Record, visits: Visits) -> Record:
+        """The sums become means."""
+        counts = np.array([len(pieces) for pieces in self._pieces(visits)])
+        share = lambda x: x / jnp.asarray(counts, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        return track._replace(kept=jax.tree.map(share, track.kept))
+
+    def places(self, run: Run, track: Record, visits: Visits) -> TrainState:
         """The means themselves."""
-        return trace.kept
+        return track.kept
 
-    def stand_in(self, trace: Record, place: TrainState) -> TrainState:
+    def stand_in(self, track: Record, place: TrainState) -> TrainState:
         """The mean, in the dtypes of the state."""
-        return tree.cast_like(place, tree.partition(trace.final)[0])
+        return tree.cast_like(place, tree.partition(track.state)[0])
+
+    def _pieces(self, visits: Visits) -> list[list[int]]:
+        """Steps from one summed state to the next, stretch by stretch."""
+        lengths = map(int, np.diff(np.asarray(visits.edges)))
+        return [divided(n, max(1, n // self.most)) for n in lengths]

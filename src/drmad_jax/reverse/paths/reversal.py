@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from drmad_jax import tree
 from drmad_jax.fixed_point.blocks import Layout, layout
@@ -26,30 +27,55 @@ from drmad_jax.problem import TrainState
 from drmad_jax.reverse.paths.base import Carry, Path, Visit
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.curvature import inner_gradient
-from drmad_jax.training.run import Run, forward_scan, reverse_scan
+from drmad_jax.training.run import Run
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ReversalTrace:
-    """What the way back starts from.
+class ReversalTrack:
+    """What travels with training, and is undone on the way back.
 
     Attributes:
         start: The state before the first step.
-        blocks: The end of training. Weights with the same rates share a block.
+        blocks: Weights and velocities now. Weights with the same rates share a block.
+        step: Number of steps taken.
         first: Weights, then velocities of the blocks before the first visited step, to compare
             with; `None` where that is the first of all, since `start` says it.
         rates: Rates of each block at every step, computed once: both ways must read the same bits.
         valid: Whether every momentum can be undone and every number stayed in range.
         layout: Which leaves of the weights are in which block.
+        fraction_bits: As of the path.
     """
 
     start: TrainState
     blocks: list[Block]
+    step: Int[Array, ""]
     first: list[Fixed] | None
     rates: list[BlockRates]
     valid: Bool[Array, ""]
     layout: Layout = dataclasses.field(metadata={"static": True})
+    fraction_bits: int = dataclasses.field(metadata={"static": True})
+
+    def params(self, blocks: list[Block]) -> PyTree:
+        """The weights in floating point."""
+        return self._floats([block.weights for block in blocks])
+
+    def state(self, blocks: list[Block], step: Array) -> TrainState:
+        """The training state in floating point."""
+        velocity = self._floats([block.velocity for block in blocks])
+        opt_state = ReversibleSGDState(step, velocity)
+        return TrainState(self.params(blocks), opt_state, self.start.model_state, step)
+
+    def _floats(self, numbers: list[Fixed]) -> PyTree:
+        leaves = jax.tree.leaves(self.start.params)
+        dtypes = [leaves[members[0]].dtype for members in self.layout.members]
+        floats = self.layout.scatter(
+            [
+                to_float(number, self.fraction_bits, dtype)
+                for number, dtype in zip(numbers, dtypes, strict=True)
+            ]
+        )
+        return jax.tree.map(tree.placed_like, floats, self.start.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,62 +95,87 @@ class Reversal(Path):
         """Always."""
         return True
 
-    def remember(
-        self, run: Run, state: TrainState, hparams: PyTree, visits: Visits
-    ) -> tuple[TrainState, ReversalTrace]:
-        """Trains in fixed point; NaN if a number leaves its range."""
+    def lengths(self, run: Run, visits: Visits) -> list[int]:
+        """Up to the first visited step, and from it on."""
+        skipped = int(visits.step[0])
+        return [skipped, run.length - skipped] if skipped else [run.length]
+
+    def blank(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> ReversalTrack:
+        """The state in fixed point."""
         where, rates, valid = _plan(_rule(run, hparams, state, visits), run.num_steps, state.params)
-        skipped, first = int(visits.step[0]), None
+        skipped = int(visits.step[0])
         blocks, in_range = self._init(state, where, rates, skipped)
+        first = _held(blocks) if skipped else None
+        valid &= in_range
+        return ReversalTrack(
+            state, blocks, state.step, first, rates, valid, where, self.fraction_bits
+        )
 
-        def advance(carry):
-            blocks, step, valid = carry
-            grads = _gradient(run, hparams, self._params(blocks, state, where), step, valid)
-            stepped = [
-                step_block(*each, fraction_bits=self.fraction_bits)
-                for each in zip(blocks, where.gather(grads), _at(rates, step), strict=True)
-            ]
-            in_range = jnp.stack([in_range for _, in_range in stepped])
-            return [block for block, _ in stepped], step + 1, valid & jnp.all(in_range)
+    def step(self, run: Run, track: ReversalTrack, hparams: PyTree) -> ReversalTrack:
+        """A step of training in fixed point."""
+        params = track.params(track.blocks)
+        grads = track.layout.gather(_gradient(run, hparams, params, track.step, track.valid))
+        stepped = [
+            step_block(*each, fraction_bits=self.fraction_bits)
+            for each in zip(track.blocks, grads, _at(track.rates, track.step), strict=True)
+        ]
+        blocks, in_range = zip(*stepped, strict=True)
+        valid = track.valid & jnp.all(jnp.stack(in_range))
+        return dataclasses.replace(track, blocks=list(blocks), step=track.step + 1, valid=valid)
 
-        carry = (blocks, state.step, valid & in_range)
-        if skipped:
-            (blocks, step, valid), _ = forward_scan(advance, carry, [skipped])
-            first = _held(blocks)
-            blocks = [block._replace(buffer=forget(block.buffer)) for block in blocks]
-            carry = (blocks, step, valid)
-        (blocks, step, valid), _ = forward_scan(advance, carry, [run.num_steps - skipped])
-        final = self._state(blocks, state, where, step)
-        return _nan_unless(valid, final), ReversalTrace(state, blocks, first, rates, valid, where)
+    def note(
+        self, run: Run, track: ReversalTrack, index: Array, when: Array | bool, visits: Visits
+    ) -> ReversalTrack:
+        """Where the first visited step begins, its bits; those of the steps before are dropped."""
+        if track.first is None:
+            return track
+        begins = when & (index == 1)
+        kept = [block._replace(buffer=forget(block.buffer)) for block in track.blocks]
+        pick = lambda new, old: jax.tree.map(lambda a, b: jnp.where(begins, a, b), new, old)
+        return dataclasses.replace(
+            track, first=pick(_held(track.blocks), track.first), blocks=pick(kept, track.blocks)
+        )
+
+    def last(self, track: ReversalTrack) -> TrainState:
+        """The state in floating point; NaN if a number left its range."""
+        return _nan_unless(track.valid, track.state(track.blocks, track.step))
+
+    def turn(self, run: Run, track: ReversalTrack, visits: Visits) -> tuple[Any, list[Block]]:
+        """The blocks are undone."""
+        return track, track.blocks
 
     def revisit(
         self,
         run: Run,
-        trace: ReversalTrace,
+        track: ReversalTrack,
         hparams: PyTree,
         visit: Visit[Carry],
+        own: list[Block],
         carry: Carry,
+        index: Array,
         visits: Visits,
+    ) -> tuple[list[Block], Carry]:
+        """Undoes a step, and visits it."""
+        bits = {"fraction_bits": self.fraction_bits}
+        step = index + int(visits.step[0])
+        rates = _at(track.rates, step)
+        blocks = [undo_move(*each, **bits) for each in zip(own, rates, strict=True)]
+        grads = _gradient(run, hparams, track.params(blocks), step, track.valid)
+        undone = zip(blocks, track.layout.gather(grads), rates, strict=True)
+        blocks = [undo_acceleration(*each, **bits) for each in undone]
+        return blocks, visit(carry, track.state(blocks, step), None, None)
+
+    def arrived(
+        self, run: Run, track: ReversalTrack, own: list[Block], carry: Carry, visits: Visits
     ) -> Carry:
-        """Visits the steps as it undoes them; NaN if that does not lead back to the first one."""
-        start, where, bits = trace.start, trace.layout, {"fraction_bits": self.fraction_bits}
-
-        def undo(carry, step):
-            blocks, inner = carry
-            rates = _at(trace.rates, step)
-            blocks = [undo_move(*each, **bits) for each in zip(blocks, rates, strict=True)]
-            grads = _gradient(run, hparams, self._params(blocks, start, where), step, trace.valid)
-            undone = zip(blocks, where.gather(grads), rates, strict=True)
-            blocks = [undo_acceleration(*each, **bits) for each in undone]
-            return blocks, visit(inner, self._state(blocks, start, where, step), None, None)
-
-        steps = visits.step.astype(np.int32)
-        blocks, carry = reverse_scan(undo, (trace.blocks, carry), steps)
-        lost = jnp.stack([overflowed(block.buffer) for block in trace.blocks])
-        first = self._quantised(start, where) if trace.first is None else trace.first
-        back = zip(_held(blocks), first, strict=True)
+        """NaN if undoing the steps does not lead back to the first one."""
+        lost = jnp.stack([overflowed(block.buffer) for block in own])
+        first = track.first
+        if first is None:
+            first = self._quantised(track.start, track.layout)
+        back = zip(_held(own), first, strict=True)
         same = jnp.stack([jnp.all(equal(*numbers)) for numbers in back])
-        return _nan_unless(trace.valid & ~jnp.any(lost) & jnp.all(same), carry)
+        return _nan_unless(track.valid & ~jnp.any(lost) & jnp.all(same), carry)
 
     def _init(
         self, state: TrainState, where: Layout, rates: list[BlockRates], skipped: int
@@ -144,26 +195,6 @@ class Reversal(Path):
             losses = np.full(losses.shape, loss)
         # The first visited step may find `pending` almost full.
         return rows_needed(np.asarray(losses)[skipped:]) + bool(skipped)
-
-    def _params(self, blocks: list[Block], like: TrainState, where: Layout) -> PyTree:
-        return self._floats([block.weights for block in blocks], like, where)
-
-    def _state(
-        self, blocks: list[Block], start: TrainState, where: Layout, step: Array
-    ) -> TrainState:
-        velocity = self._floats([block.velocity for block in blocks], start, where)
-        opt_state = ReversibleSGDState(step, velocity)
-        params = self._params(blocks, start, where)
-        return TrainState(params, opt_state, start.model_state, step)
-
-    def _floats(self, numbers: list[Fixed], like: TrainState, where: Layout) -> PyTree:
-        leaves = jax.tree.leaves(like.params)
-        dtypes = [leaves[members[0]].dtype for members in where.members]
-        bits = self.fraction_bits
-        floats = where.scatter(
-            [to_float(number, bits, dtype) for number, dtype in zip(numbers, dtypes, strict=True)]
-        )
-        return jax.tree.map(tree.placed_like, floats, like.params)
 
     def _quantised(self, state: TrainState, where: Layout) -> list[Fixed]:
         floats = where.gather(state.params) + where.gather(state.opt_state.velocity)
