@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from drmad_jax._checks.drawn import drawn_by
@@ -135,6 +136,14 @@ class Method(Protocol):
     def num_visits(self, run: Run) -> int:
         """Number of visits that `retreat` makes on the whole way back."""
         return 0
+
+    def reads(self, run: Run) -> list[np.ndarray]:
+        """The steps whose batches `arrived` reads, then those that each visit does.
+
+        Raises:
+            ValueError: If that is known only once training has ended.
+        """
+        return [np.zeros(0, int)] * (1 + self.num_visits(run))
 
     def retreat(
         self, run: Run, back: Any, hparams: PyTree, low: Array | int, high: Array | int

@@ -1,11 +1,13 @@
 """A hypergradient in pieces: training and the way back cut anywhere, saved, and gone on with."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from drmad_jax.hypergradient.given import check_losses, chosen, given
@@ -69,6 +71,16 @@ class Pieces:
     num_steps: int
     method: Method
     num_visits: int
+
+    @functools.cached_property
+    def reads(self) -> list[np.ndarray]:
+        """The steps whose batches the way back reads: `reads[0]` in `finish`, `reads[1 + i]` at
+        visit i, the last of which comes first.
+
+        Raises:
+            ValueError: Of a method that decides on its visits once training has ended.
+        """
+        return self.method.reads(Run(self.problem, self.num_steps, None, None, _no_start))
 
     def start(
         self,
@@ -167,11 +179,7 @@ class Pieces:
 
     def _run(self, of: Tape | Back, inner_batches: PyTree) -> Run:
         """The run, its start left behind."""
-
-        def start(hparams: PyTree) -> TrainState:
-            raise NotImplementedError("the initial state is asked for in the middle of a run")
-
-        return Run(self.problem, self.num_steps, inner_batches, of.key, start, of.first)
+        return Run(self.problem, self.num_steps, inner_batches, of.key, _no_start, of.first)
 
 
 def in_pieces(
@@ -246,3 +254,7 @@ def in_pieces(
         return found[0]
 
     return call
+
+
+def _no_start(hparams: PyTree) -> TrainState:
+    raise NotImplementedError("the initial state is asked for in the middle of a run")

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
@@ -58,6 +59,10 @@ class Forward(Method):
     def ended(self, run: Run, tape: Any, hparams: PyTree) -> tuple[TrainState, Any]:
         """The final state, and its tangents or the initial state."""
         return tape
+
+    def reads(self, run: Run) -> list[np.ndarray]:
+        """None; or all, for the tangents that come in chunks later."""
+        return [np.arange(run.num_steps if self.chunk_size is not None else 0)]
 
     def arrived(self, run: Run, back: Any, hparams: PyTree) -> tuple[Cotangent, Info]:
         """Contracts the final cotangent with the tangents; the direct term stays exact."""

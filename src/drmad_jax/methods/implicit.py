@@ -61,6 +61,14 @@ class Implicit(Method):
             )
         return dataclasses.replace(self, curvature=resolve_curvature(run.problem, curvature))
 
+    def reads(self, run: Run) -> list[np.ndarray]:
+        """The last batches, for the products."""
+        return [self._steps(run)]
+
+    def _steps(self, run: Run) -> np.ndarray:
+        count = min(self.num_batches, run.num_steps)
+        return np.arange(run.num_steps - count, run.num_steps, dtype=np.int32)
+
     def arrived(
         self, run: Run, back: tuple[TrainState, Cotangent], hparams: PyTree
     ) -> tuple[Cotangent, Info]:
@@ -97,10 +105,10 @@ class Implicit(Method):
         self, run: Run, final: TrainState, hparams: PyTree, vector: PyTree
     ) -> tuple[PyTree, PyTree]:
         """B v and (∂²L/∂λ∂w)ᵀ v, each the mean over the last `num_batches` inner batches."""
-        count = min(self.num_batches, run.num_steps)
-        steps = np.arange(run.num_steps - count, run.num_steps, dtype=np.int32)
         curvature = cast(Curvature, self.curvature)
-        return run.curved(lambda step: final, hparams, vector, steps, curvature=curvature)
+        return run.curved(
+            lambda step: final, hparams, vector, self._steps(run), curvature=curvature
+        )
 
 
 def implicit(

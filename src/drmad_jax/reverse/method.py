@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
@@ -169,6 +170,21 @@ class Reverse(Method):
     def num_visits(self, run: Run) -> int:
         """Those of the path."""
         return self.path.num_visits(run, self._visits(run))
+
+    def reads(self, run: Run) -> list[np.ndarray]:
+        """Those computed again, and those of the steps' own."""
+        if self.steps.measures:
+            raise ValueError(
+                f"{self.steps} decides on its visits once training has ended: which batches they "
+                "read is not known before"
+            )
+        visits, found = self._visits(run), [np.zeros(0, int)]
+        offset = run.num_steps if self.fresh_batches else 0
+        for index in range(self.num_visits(run)):
+            again, visit = self.path.again(run, visits, index)
+            seen = [] if visit is None else offset + self.steps.reads(run, visits, visit)
+            found.append(np.union1d(again, seen).astype(int))
+        return found
 
     def retreat(
         self,

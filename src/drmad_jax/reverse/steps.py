@@ -92,6 +92,10 @@ class ReverseSteps(Protocol):
         """The visits of a run from `start` to `final`."""
         return self(run.length)
 
+    def reads(self, run: Run, visits: Visits, index: int) -> np.ndarray:
+        """The steps whose batches visit `index` reads."""
+        return np.asarray(visits.step[index : index + 1])
+
     def begin(
         self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent
     ) -> Cotangent:

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
@@ -151,6 +152,11 @@ class Stretches(Method):
     def num_visits(self, run: Run) -> int:
         """Of both stretches."""
         return sum(self._num_visits(run))
+
+    def reads(self, run: Run) -> list[np.ndarray]:
+        """Of both stretches."""
+        first, last = self._runs(run)
+        return self.first.reads(first) + self._exact().reads(last)[1:]
 
     def retreat(
         self, run: Run, back: StretchesBack, hparams: PyTree, low: Array | int, high: Array | int

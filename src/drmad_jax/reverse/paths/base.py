@@ -80,6 +80,10 @@ class Path(Protocol):
         """How often `revisit` is called."""
         return len(visits.step)
 
+    def again(self, run: Run, visits: Visits, index: int) -> tuple[np.ndarray, int | None]:
+        """The steps computed again for visit `index`, and which of `visits` it is, if any."""
+        return np.zeros(0, int), index
+
     def revisit(
         self,
         run: Run,

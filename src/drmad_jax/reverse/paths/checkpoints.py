@@ -107,6 +107,14 @@ class Checkpoints(Path):
         """Every step from the first visited one, those that are passed over included."""
         return run.length - self._plan(run, visits)[0]
 
+    def again(self, run: Run, visits: Visits, index: int) -> tuple[np.ndarray, int | None]:
+        """Those from a stored state on."""
+        start, plan = self._plan(run, visits)
+        step = run.begin + start + index
+        visit = int(np.searchsorted(visits.step, step))
+        visited = visit < len(visits.step) and visits.step[visit] == step
+        return np.arange(step - plan.ahead[index], step), visit if visited else None
+
     def revisit(
         self,
         run: Run,
