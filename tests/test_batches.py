@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import drmad_jax as dj
-from drmad_jax.training.batches import _permute
+from drmad_jax.training.minibatches import _permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 500])

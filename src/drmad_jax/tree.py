@@ -66,6 +66,19 @@ def explicit_sharding(x: Array | jax.ShapeDtypeStruct) -> NamedSharding | None:
     return kind.sharding if is_explicit else None
 
 
+def is_on_host(x: object) -> bool:
+    """Whether an array is kept in the host's memory (`memory_kind="pinned_host"`)."""
+    if not isinstance(x, jax.Array) or not hasattr(jax, "memory"):
+        return False
+    return jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
+def on_device(tree: PyTree) -> PyTree:
+    """Every leaf in the memory of the device, where JAX computes."""
+    move = lambda x: jax.device_put(x, jax.memory.Space.Device) if is_on_host(x) else x
+    return jax.tree.map(move, tree)
+
+
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
     """Sum of squares of every entry, accumulated in at least float32."""
     leaves = jax.tree.leaves(tree)
