@@ -1,5 +1,6 @@
 """Pytree helpers: telling apart what has a derivative from what has none."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,6 +65,18 @@ def explicit_sharding(x: Array | jax.ShapeDtypeStruct) -> NamedSharding | None:
     kind: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
     is_explicit = kind.sharding is not None and AxisType.Explicit in kind.sharding.mesh.axis_types
     return kind.sharding if is_explicit else None
+
+
+def either(which: Array, first: Callable[[], PyTree], second: Callable[[], PyTree]) -> PyTree:
+    """One of two; both are computed where leaves are in parts on an explicit mesh.
+
+    JAX 0.10 cannot batch `jax.lax.cond` there: it gives `which` no sharding beside theirs.
+    """
+    shardings = map(explicit_sharding, jax.tree.leaves(jax.eval_shape(first)))
+    if not any(sharding is not None and any(sharding.spec) for sharding in shardings):
+        return jax.lax.cond(which, first, second)
+    choose = lambda a, b: jnp.where(placed_like(jnp.broadcast_to(which, a.shape), a), a, b)
+    return jax.tree.map(choose, first(), second())
 
 
 def is_on_host(x: object) -> bool:
