@@ -68,12 +68,12 @@ def explicit_sharding(x: Array | jax.ShapeDtypeStruct) -> NamedSharding | None:
 
 
 def either(which: Array, first: Callable[[], PyTree], second: Callable[[], PyTree]) -> PyTree:
-    """One of two; both are computed where leaves are in parts on an explicit mesh.
+    """One of two, or both under an explicit mesh and one of them chosen.
 
-    JAX 0.10 cannot batch `jax.lax.cond` there: it gives `which` no sharding beside theirs.
+    JAX 0.10 cannot batch a `jax.lax.cond` that holds anything in parts: `which` has none there.
     """
-    shardings = map(explicit_sharding, jax.tree.leaves(jax.eval_shape(first)))
-    if not any(sharding is not None and any(sharding.spec) for sharding in shardings):
+    like = jax.tree.leaves(jax.eval_shape(first))
+    if all(explicit_sharding(leaf) is None for leaf in like):
         return jax.lax.cond(which, first, second)
     choose = lambda a, b: jnp.where(placed_like(jnp.broadcast_to(which, a.shape), a), a, b)
     return jax.tree.map(choose, first(), second())
