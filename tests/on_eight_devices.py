@@ -139,8 +139,7 @@ def three_axes():
 
 def programs():
     """Sizes of batches in the dots of compiled programs, and the collectives there."""
-    _, keys, *rest = inputs(8)
-    weights, data, judged = rest
+    _, keys, weights, data, judged = inputs(8)
     data = *data, jnp.arange(len(data[0]))
     found = {}
     for kind in (AxisType.Explicit, AxisType.Auto):

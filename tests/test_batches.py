@@ -27,7 +27,7 @@ def test_shuffled_epochs_see_every_example_once_in_a_new_order():
 
 @pytest.mark.slow
 def test_shuffling_is_a_permutation_at_every_size():
-    for size in [*range(1, 200), 1000, 1023, 1025, 59999, 65536, 65537]:
+    for size in [*range(1, 40), 1023, 1025, 59999, 65536]:
         shuffled = _permute(jnp.arange(size, dtype=jnp.int32), size, jax.random.key(size))
         np.testing.assert_array_equal(np.sort(shuffled), np.arange(size))
 
