@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import drmad_jax as dj
-from drmad_jax.training.batches import _permute
+from drmad_jax.training.minibatches import _permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 500])
@@ -25,11 +25,33 @@ def test_shuffled_epochs_see_every_example_once_in_a_new_order():
     assert any(np.any(epochs[0] != epoch) for epoch in epochs[1:])
 
 
-def test_shuffling_looks_random():
-    """Over many keys each position gets each of four values about equally often."""
-    first = jax.vmap(lambda key: _permute(jnp.zeros(1, jnp.int32), 4, key)[0])
-    counts = np.bincount(first(jax.random.split(jax.random.key(1), 4000)), minlength=4)
-    assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(750))
+@pytest.mark.slow
+def test_shuffling_is_a_permutation_at_every_size():
+    for size in [*range(1, 40), 1023, 1025, 59999, 65536]:
+        shuffled = _permute(jnp.arange(size, dtype=jnp.int32), size, jax.random.key(size))
+        np.testing.assert_array_equal(np.sort(shuffled), np.arange(size))
+
+
+@pytest.mark.parametrize("size", [4, 7])
+def test_shuffling_looks_random(size):
+    """Over many keys two neighbours get each pair of values about equally often."""
+    indices, num_keys = jnp.arange(2, dtype=jnp.int32), 60_000
+    keys = jax.random.split(jax.random.key(1), num_keys)
+    first, second = jax.jit(jax.vmap(lambda key: _permute(indices, size, key)))(keys).T
+    counts = np.bincount(np.asarray(first) * size + np.asarray(second), minlength=size**2)
+    pairs = counts.reshape(size, size)[~np.eye(size, dtype=bool)]
+    each = num_keys / len(pairs)
+    chi_square, degrees = np.sum((pairs - each) ** 2) / each, len(pairs) - 1
+    assert counts.sum() == pairs.sum()
+    assert chi_square < degrees + 5 * np.sqrt(2 * degrees)
+
+
+@pytest.mark.parametrize("order", ["uniform", "shuffled", "cyclic"])
+def test_what_is_in_host_memory_gives_the_same(order):
+    there = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
+    data = jnp.arange(36.0).reshape(12, 3)
+    draw = jax.jit(lambda data: dj.minibatches(data, 4, jax.random.key(0), order=order)(5))
+    np.testing.assert_array_equal(draw(jax.device_put(data, there)), draw(data))
 
 
 def test_uniform_draws_are_within_range_and_reproducible():

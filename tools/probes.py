@@ -11,7 +11,7 @@ from drmad_jax.fixed_point.sgd import reversible_sgd
 from drmad_jax.hypergradient import hypergradient
 from drmad_jax.problem import Problem, composite_loss
 from drmad_jax.protocol import Estimator, Method
-from drmad_jax.training.batches import minibatches
+from drmad_jax.training.minibatches import minibatches
 
 # Kinds of hyperparameters, each with a value at which the methods are asked about it.
 KINDS = {

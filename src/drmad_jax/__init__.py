@@ -37,8 +37,9 @@ from drmad_jax.methods.truncated import one_step, truncated
 from drmad_jax.methods.zero_order import evolution_strategies
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
 from drmad_jax.protocol import Certificate, Estimator, Info, Method
-from drmad_jax.training.batches import Minibatches, host_batches, minibatches
+from drmad_jax.training.batches import host_batches
 from drmad_jax.training.curvature import curvature_product, inner_gradient
+from drmad_jax.training.minibatches import Minibatches, minibatches
 from drmad_jax.training.run import forward_scan, reverse_scan
 from drmad_jax.training.schedules import per_block
 from drmad_jax.training.step import (

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from drmad_jax import tree
+
 
 class TrainState(NamedTuple):
     """State of training before step `step`: all that one step reads and writes.
@@ -190,7 +192,7 @@ class Problem:
         """The outer loss."""
         params, hparams, model_state = _made_here((params, hparams, model_state))
         given = _optional(self.outer_loss, "outer_loss", model_state, None)
-        return self.outer_loss(params, hparams, batch, **given)
+        return self.outer_loss(params, hparams, tree.on_device(batch), **given)
 
 
 def init_state(
@@ -217,6 +219,7 @@ def init_state(
     if problem.initial_params is not None:
         params = problem.initial_params(params, hparams)
     opt_state = problem.transformation(hparams).init(params)
+    model_state = tree.on_device(model_state)
     state = TrainState(params, opt_state, model_state, jnp.zeros((), jnp.int32))
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
 

@@ -1,5 +1,6 @@
 """Pytree helpers: telling apart what has a derivative from what has none."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -88,6 +89,31 @@ def put(rows: PyTree, index: Array | int, tree: PyTree, when: Array | bool = Tru
         return jax.lax.dynamic_update_index_in_dim(buffer, x, index, 0)
 
     return jax.tree.map(write, rows, tree)
+
+
+def either(which: Array, first: Callable[[], PyTree], second: Callable[[], PyTree]) -> PyTree:
+    """One of two, or both under an explicit mesh and one of them chosen.
+
+    JAX 0.10 cannot batch a `jax.lax.cond` that holds anything in parts: `which` has none there.
+    """
+    like = jax.tree.leaves(jax.eval_shape(first))
+    if all(explicit_sharding(leaf) is None for leaf in like):
+        return jax.lax.cond(which, first, second)
+    choose = lambda a, b: jnp.where(placed_like(jnp.broadcast_to(which, a.shape), a), a, b)
+    return jax.tree.map(choose, first(), second())
+
+
+def is_on_host(x: object) -> bool:
+    """Whether an array is kept in the host's memory (`memory_kind="pinned_host"`)."""
+    if not isinstance(x, jax.Array) or not hasattr(jax, "memory"):
+        return False
+    return jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
+def on_device(tree: PyTree) -> PyTree:
+    """Every leaf in the memory of the device, where JAX computes."""
+    move = lambda x: jax.device_put(x, jax.memory.Space.Device) if is_on_host(x) else x
+    return jax.tree.map(move, tree)
 
 
 def squared_norm(tree: PyTree) -> Float[Array, ""]:

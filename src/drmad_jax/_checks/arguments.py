@@ -152,7 +152,7 @@ def check_inexact(name: str, pytree: PyTree) -> PyTree:
 
 
 def check_given(hparams: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-    """Hyperparameters and weights as arrays.
+    """Hyperparameters and weights as arrays on the device.
 
     Raises:
         TypeError: On a leaf that is not real floating-point.
@@ -161,7 +161,7 @@ def check_given(hparams: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
     hparams, params = check_inexact("hparams", hparams), check_inexact("params", params)
     if not sum(leaf.size for leaf in jax.tree.leaves(params)):
         raise ValueError(f"`params` has no entries, so that there is nothing to train: {params}")
-    return hparams, params
+    return tree.on_device((hparams, params))
 
 
 def check_directions(where: str, hparams: PyTree) -> None:

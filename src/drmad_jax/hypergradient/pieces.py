@@ -74,8 +74,9 @@ class Pieces:
 
     @functools.cached_property
     def reads(self) -> list[np.ndarray]:
-        """The steps whose batches the way back reads: `reads[0]` in `finish`, `reads[1 + i]` at
-        visit i, the last of which comes first.
+        """The steps whose batches the way back reads.
+
+        Those of `finish` first, then those of each visit, whose last one is made first.
 
         Raises:
             ValueError: Of a method that decides on its visits once training has ended.

@@ -93,7 +93,8 @@ def start_guard(cotangent: Cotangent) -> Guard:
     norm = jnp.sqrt(tree.squared_norm(cotangent.state.params))
     # Not NaN, which jax.debug_nans would take for an error.
     profile = jnp.full(NUM_BINS, -1, jnp.float32)
-    zero, no = jnp.zeros((), jnp.float32), jnp.array(False)
+    # Made of the norm, whose type knows of the mesh: JAX cannot batch a scan's other scalars on it.
+    zero, no = jnp.zeros_like(norm, jnp.float32), jnp.zeros_like(norm, bool)
     return Guard(norm, norm, norm, profile, no, jnp.int32(0), zero, zero, zero, no)
 
 

@@ -196,7 +196,7 @@ class Segment:
         alone = lambda step: tree.cast_like(self.gradient(step), mean)
         if mixed and self.terms_read() == "batch":
             return alone
-        return lambda step: jax.lax.cond(is_straight, lambda: mean, lambda: alone(step))
+        return lambda step: tree.either(is_straight, lambda: mean, lambda: alone(step))
 
     def mixed_term(self, step: Int[Array, ""], along: PyTree) -> PyTree:
         """(∂²L_t/∂λ∂w)ᵀ v of one step, like the hyperparameters.

@@ -147,7 +147,8 @@ def _basis(
         vector = _scaled(rest, jnp.where(exhausted, 0, 1 / jnp.where(exhausted, 1, norm)))
         return basis, jax.lax.dynamic_update_index_in_dim(rows, row, index, 0), vector, norm
 
-    start = (empty, jnp.zeros((count, count), dtype), first, jnp.zeros((), dtype))
+    # The last is replaced; a plain zero knows of no mesh, and JAX cannot batch the loop then.
+    start = (empty, jnp.zeros((count, count), dtype), first, inner(first, first))
     basis, rows, _, beyond = jax.lax.fori_loop(0, count, extend, start)
     # Row j holds K v_j in terms of v_0 … v_j: the lower triangle, entry j of it the diagonal.
     lower = jnp.tril(rows, -1)
