@@ -8,6 +8,7 @@ from drmad_jax.diagnostics.report import Comparison, MethodReport
 from drmad_jax.fixed_point.sgd import reversible_sgd
 from drmad_jax.hypergradient import (
     Hypergradient,
+    Pieces,
     certify,
     hypergradient,
     in_pieces,
@@ -15,6 +16,7 @@ from drmad_jax.hypergradient import (
     trained,
 )
 from drmad_jax.loops.adaptation import OnlineState
+from drmad_jax.loops.chunks import Progress, in_chunks
 from drmad_jax.loops.online import online_learning_rates, online_penalties
 from drmad_jax.loops.outer import OuterOptimizer, outer_optimizer
 from drmad_jax.loops.persistent_es import ParticleInfo, ParticleState, PersistentES, persistent_es
@@ -37,7 +39,7 @@ from drmad_jax.methods.truncated import one_step, truncated
 from drmad_jax.methods.zero_order import evolution_strategies
 from drmad_jax.problem import CompositeLoss, Problem, TrainState, composite_loss, init_state
 from drmad_jax.protocol import Certificate, Estimator, Info, Method
-from drmad_jax.training.batches import host_batches
+from drmad_jax.training.batches import host_batches, some_batches
 from drmad_jax.training.curvature import curvature_product, inner_gradient
 from drmad_jax.training.minibatches import Minibatches, minibatches
 from drmad_jax.training.run import forward_scan, reverse_scan
@@ -74,7 +76,9 @@ __all__ = [
     "ParticleInfo",
     "ParticleState",
     "PersistentES",
+    "Pieces",
     "Problem",
+    "Progress",
     "RealTime",
     "RealTimeInfo",
     "RealTimeState",
@@ -102,6 +106,7 @@ __all__ = [
     "init_cotangent",
     "init_state",
     "initial_tangents",
+    "in_chunks",
     "in_pieces",
     "inner_gradient",
     "knots",
@@ -125,6 +130,7 @@ __all__ = [
     "reversible",
     "reversible_sgd",
     "segments",
+    "some_batches",
     "stored",
     "strided_steps",
     "tangent_step",
