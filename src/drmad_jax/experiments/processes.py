@@ -57,7 +57,7 @@ class Place(NamedTuple):
         options = dict(zip(("--coordinator", "--num-processes", "--process-id"), self, strict=True))
         missing = [name for name, value in options.items() if value is None]
         if missing and len(missing) < len(options):
-            raise ConfigError(f"{' and '.join(options)} go together; missing {missing[0]}")
+            raise ConfigError(f"{', '.join(options)} go together; missing {missing[0]}")
         if self.coordinator is not None:
             host, _, port = self.coordinator.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -193,6 +193,8 @@ def _meet(place: Place, is_ours: bool) -> None:
         try:
             # The default of late; of collectives on the CPU, it is the one that needs no MPI.
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            # It would take SIGTERM for itself, which ends a command here.
+            jax.config.update("jax_enable_preemption_service", False)
             jax.distributed.initialize(
                 *place, initialization_timeout=_PATIENCE, heartbeat_timeout_seconds=_HEARTBEAT
             )
@@ -202,7 +204,10 @@ def _meet(place: Place, is_ours: bool) -> None:
                     "--distributed: this is no job of Slurm, Open MPI or Kubernetes; say which "
                     "process it is by --coordinator HOST:PORT --num-processes N --process-id I"
                 ) from error
-            raise ExperimentError(f"--distributed: {' '.join(str(error).split())}") from error
+            why = " ".join(str(error).split())
+            if "RPC server" in why:
+                why = f"{place.coordinator or 'the port'} is in use, or no address of this machine"
+            raise ExperimentError(f"--distributed: {why}") from error
     # Each was told a number, and JAX asks no more than that so many come as the first one was told.
     met = len({device.process_index for device in jax.devices()})
     wanted = jax.process_count() if place.num_processes is None else place.num_processes
@@ -222,7 +227,10 @@ def _part(is_ours: bool) -> None:
 def _told_of_loss() -> Iterator[None]:
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Where it is noticed before the computation has begun, it is the latter.
+        if isinstance(error, ValueError) and "Gloo" not in str(error):
+            raise
         raise ProcessLost(_WHO_WAS_LOST) from error
 
 
@@ -285,7 +293,8 @@ class _Runtime:
             signal.signal(signal.SIGABRT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGABRT)
             return
-        say(f"error: {why}")
+        # Below a progress bar, which would be drawn again below what is said above it.
+        print(f"\nerror: {why}", file=sys.stderr, flush=True)
         os._exit(ProcessLost.exit_code)
 
 
