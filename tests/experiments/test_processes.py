@@ -17,7 +17,7 @@ from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.processes import Place
 
-JUDGED = TINY | {"judge": {"num_seeds": 3}}
+JUDGED = TINY | {"judge": {"num_seeds": 3}, "method": {"name": "one_step"}}
 LONG = JUDGED | {"outer": TINY["outer"] | {"num_steps": 40}}
 # As `drmad-jax` does, but less patient with a process that does not come, or says nothing.
 COMMAND = """
@@ -53,7 +53,8 @@ def started(*commands, devices=1):
     """Processes with some devices each, which do not outlive the test."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOUND)}
     flags = f"--xla_force_host_platform_device_count={devices}"
-    env = kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    quickly = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    env = kept | quickly | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     found = [
         subprocess.Popen([sys.executable, "-c", *map(str, words)], env=env, **pipes)

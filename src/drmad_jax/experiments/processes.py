@@ -31,8 +31,8 @@ _WHO_WAS_LOST = (
     "another process of this run has ended or cannot be reached; what it told says why, and "
     "--resume goes on from the last finished outer step"
 )
-# Said of every connection that is made, and by every process that sees another one end.
-_CHATTER = re.compile(r"\[Gloo\] Rank|coordination_service|preemption_sync_manager")
+# Said by every process that sees another one end.
+_CHATTER = re.compile(r"coordination_service|preemption_sync_manager")
 
 
 class Place(NamedTuple):
@@ -213,6 +213,7 @@ def _meet(place: Place, is_ours: bool) -> None:
     wanted = jax.process_count() if place.num_processes is None else place.num_processes
     if met != wanted:
         raise ConfigError(f"--num-processes: got {wanted}, and {met} processes have met")
+    from_leader(jnp.zeros(()))  # Nobody begins before all have found that it is so.
 
 
 def _part(is_ours: bool) -> None:
@@ -249,13 +250,16 @@ class _Runtime:
         self.place = place
         self.kept = tempfile.TemporaryFile()
         self.streams = sys.stdout, sys.stderr
-        for number, name in ((1, "stdout"), (2, "stderr")):
+        # Gloo tells of its connections on the former.
+        sinks = open(os.devnull, "wb"), self.kept
+        for number, name, sink in zip((1, 2), ("stdout", "stderr"), sinks, strict=True):
             stream = getattr(sys, name)
             stream.flush()
             # Python's own streams go on to where they went.
             again = open(os.dup(number), "w", 1, stream.encoding, stream.errors)
-            os.dup2(self.kept.fileno(), number)
+            os.dup2(sink.fileno(), number)
             setattr(sys, name, again)
+        sinks[0].close()
         if os.name == "posix":
             self.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
             ctypes.CDLL(None).signal(signal.SIGABRT, self.handler)
