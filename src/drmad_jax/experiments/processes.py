@@ -8,6 +8,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -190,6 +191,8 @@ def end_together(command: Callable[[], int]) -> int:
 
 def _meet(place: Place, is_ours: bool) -> None:
     if is_ours:
+        if place.process_id == 0:
+            _check_port(place)
         try:
             # The default of late; of collectives on the CPU, it is the one that needs no MPI.
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -205,8 +208,6 @@ def _meet(place: Place, is_ours: bool) -> None:
                     "process it is by --coordinator HOST:PORT --num-processes N --process-id I"
                 ) from error
             why = " ".join(str(error).split())
-            if "RPC server" in why:
-                why = f"{place.coordinator or 'the port'} is in use, or no address of this machine"
             raise ExperimentError(f"--distributed: {why}") from error
     # Each was told a number, and JAX asks no more than that so many come as the first one was told.
     met = len({device.process_index for device in jax.devices()})
@@ -214,6 +215,18 @@ def _meet(place: Place, is_ours: bool) -> None:
     if met != wanted:
         raise ConfigError(f"--num-processes: got {wanted}, and {met} processes have met")
     from_leader(jnp.zeros(()))  # Nobody begins before all have found that it is so.
+
+
+def _check_port(place: Place) -> None:
+    """Refuses a port that is taken: JAX's server has been seen to crash on one."""
+    port = int(str(place.coordinator).rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(
+            f"--coordinator: cannot use port {port} of this machine: {why}"
+        ) from error
 
 
 def _part(is_ours: bool) -> None:
@@ -273,6 +286,7 @@ class _Runtime:
             again.flush()
             os.dup2(again.fileno(), number)
             setattr(sys, name, stream)
+            again.close()
         self.tell_rest()
         self.kept.close()
 
