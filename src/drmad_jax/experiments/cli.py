@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from drmad_jax.experiments.ending import run_to_exit_code
+from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.files import cache_dir
+from drmad_jax.experiments.processes import Place, end_together, joined, leads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,12 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process if `None`.
 
     Returns:
-        The exit code: 0, 1 for a run that failed, 2 for a wrong command or configuration, 128 and
-        the signal's number for one that was interrupted (130 by Ctrl-C, 143 by a preemption).
+        The exit code: 0, 1 for a run that failed, 2 for a wrong command or configuration, 3 where
+        another process of the run was lost, 128 and the signal's number for one that was
+        interrupted (130 by Ctrl-C, 143 by a preemption).
     """
     options = _parser().parse_args(arguments)
     command = lambda: options.command(options)
-    return run_to_exit_code(command, can_resume=hasattr(options, "resume"))
+    can_resume = hasattr(options, "resume")
+    return end_together(lambda: run_to_exit_code(command, can_resume=can_resume))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +66,22 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     _add_out(run, "DIR", "run folder (default: runs/<name>, with a folder for each variant in it)")
     run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    processes = run.add_argument_group(
+        "several processes",
+        "Start the same command in each. All compute, the first one writes the run folder; the "
+        "seeds of [judge] are spread over the devices of all.",
+    )
+    processes.add_argument(
+        "--distributed", action="store_true",
+        help="be one of the processes that Slurm, Open MPI or Kubernetes has started, or as below",
+    )  # fmt: skip
+    processes.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="by hand: a free port of the first one's machine"
+    )
+    processes.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
+    processes.add_argument(
+        "--process-id", type=int, metavar="I", help="which this one is, from 0 to N - 1"
+    )
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
@@ -123,32 +143,51 @@ def _run(options: argparse.Namespace) -> None:
     from drmad_jax.experiments.runs.loop import run
 
     _set_up_compiler(options.smoke)
+    place = _place(options)
     if options.all:
-        _run_all(options)
+        _run_all(options, place)
         return
     config = _load(options)
     root = Path("runs") / config.name
     has_variants = len(configs.variant_names(options.config)) > 1
     folder = options.out or (root / config.folder if has_variants else root)
-    _show(folder, run(config, folder, resume=options.resume))
+    with joined(place):
+        summary = run(config, folder, resume=options.resume)
+        if leads():
+            _show(folder, summary)
 
 
-def _run_all(options: argparse.Namespace) -> None:
+def _place(options: argparse.Namespace) -> Place | None:
+    """Where this process stands among those of a run; `None` where nothing was said of it."""
+    place = Place(options.coordinator, options.num_processes, options.process_id).check()
+    if place != Place() and not options.distributed:
+        raise ConfigError("--coordinator, --num-processes and --process-id need --distributed")
+    return place if options.distributed else None
+
+
+def _run_all(options: argparse.Namespace, place: Place | None) -> None:
     from drmad_jax.experiments.runs.all_variants import load_all, run_all
-    from drmad_jax.experiments.runs.draw import is_drawn
 
     variants = load_all(options.config, options.overrides, smoke=options.smoke)
     root = options.out or Path("runs") / variants[0].name
     stopped = []
-    for outcome in run_all(variants, root, resume=options.resume):
-        if outcome.skipped and is_drawn(outcome.folder):
-            print(f"run folder  {outcome.folder} (had ended)")
-        else:
-            _show(outcome.folder, outcome.summary)
-        if outcome.stopped:
-            stopped.append(f"    {outcome.config.label}: {outcome.stopped}")
+    with joined(place):
+        for outcome in run_all(variants, root, resume=options.resume):
+            if leads():
+                stopped += _tell(outcome)
     if stopped:
         print(f"{len(stopped)} of {len(variants)} stopped before their end:", *stopped, sep="\n")
+
+
+def _tell(outcome: Any) -> list[str]:
+    """Tells what became of a variant; returns a line about it if it stopped."""
+    from drmad_jax.experiments.runs.draw import is_drawn
+
+    if outcome.skipped and is_drawn(outcome.folder):
+        print(f"run folder  {outcome.folder} (had ended)")
+    else:
+        _show(outcome.folder, outcome.summary)
+    return [f"    {outcome.config.label}: {outcome.stopped}"] if outcome.stopped else []
 
 
 def _show(folder: Path, summary: Mapping[str, Any]) -> None:

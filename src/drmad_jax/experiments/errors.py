@@ -25,3 +25,9 @@ class DatasetError(ExperimentError):
 
 class RunStopped(ExperimentError):
     """A run that cannot go on, such as on a non-finite hypergradient."""
+
+
+class ProcessLost(ExperimentError):
+    """A run of several processes of which another one has ended before it was done."""
+
+    exit_code = 3

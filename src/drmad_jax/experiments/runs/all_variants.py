@@ -8,6 +8,7 @@ from drmad_jax.experiments import config as configs
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunFolderError, RunStopped
 from drmad_jax.experiments.files import say
+from drmad_jax.experiments.processes import from_leader, leads
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.ended import summary_of_ended
 from drmad_jax.experiments.runs.loop import run
@@ -20,7 +21,7 @@ class Outcome(NamedTuple):
     Attributes:
         config: Its configuration.
         folder: Its run folder.
-        summary: Its summary.
+        summary: Its summary; nothing but in the process that writes.
         skipped: Whether it had ended before.
     """
 
@@ -74,22 +75,27 @@ def run_all(
     Raises:
         RunFolderError: Before the first run, if one of the folders cannot be used.
     """
+    if leads():
+        _check(variants, root, resume)
+    for number, config in enumerate(variants, start=1):
+        folder = root / config.folder
+        summary = summary_of_ended(folder, config) if leads() else None
+        if from_leader(summary is not None):
+            yield Outcome(config, folder, summary or {}, skipped=True)
+            continue
+        if progress and leads():
+            say(f"[{number}/{len(variants)}] {config.label}")
+        try:
+            summary = run(config, folder, resume=resume, progress=progress)
+        except RunStopped:
+            summary = (run_folder.read_summary(folder) or {}) if leads() else {}
+        yield Outcome(config, folder, summary, skipped=False)
+
+
+def _check(variants: Sequence[Config], root: Path, resume: bool) -> None:
     if (root / run_folder.CONFIG).exists():
         raise RunFolderError(
             f"{root} is the folder of a single run; choose another one for all variants with --out"
         )
     for config in variants:
         run_folder.check(root / config.folder, config, resume=resume)
-    for number, config in enumerate(variants, start=1):
-        folder = root / config.folder
-        summary = summary_of_ended(folder, config)
-        if summary is not None:
-            yield Outcome(config, folder, summary, skipped=True)
-            continue
-        if progress:
-            say(f"[{number}/{len(variants)}] {config.label}")
-        try:
-            summary = run(config, folder, resume=resume, progress=progress)
-        except RunStopped:
-            summary = run_folder.read_summary(folder) or {}
-        yield Outcome(config, folder, summary, skipped=False)

@@ -81,12 +81,17 @@ def compare(
         What was found, as written.
 
     Raises:
-        ConfigError: On an unknown name, fewer than two seeds, or a method that cannot be run here.
+        ConfigError: On an unknown name, fewer than two seeds, several processes, or a method that
+            cannot be run here.
         RunFolderError: If the folder is that of something else, or in use.
     """
     methods = _chosen(config, names)
     if num_seeds < 2:
         raise ConfigError(f"--seeds: expected at least 2, got {num_seeds}")
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"a comparison measures one process, and is one of {jax.process_count()} here"
+        )
     with run_folder.claimed(folder):
         _check(folder)
         comparison = _measure(config, methods, num_seeds, progress)

@@ -120,7 +120,7 @@ def _check(needed: int, what: str) -> None:
 
 def _memory() -> int | None:
     """All memory of the device, or of the machine where that is its own; `None` if unknown."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
     names = getattr(os, "sysconf_names", {})

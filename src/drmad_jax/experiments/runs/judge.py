@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.processes import from_leader, leads
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.intervals import interval, paired
 from drmad_jax.experiments.runs.outer_step import Metrics, to_host
@@ -66,7 +67,7 @@ def fresh_key(config: Config, number: int) -> Array:
 def judge(
     config: Config,
     folder: Path,
-    trial: Callable[[PyTree, Array], Metrics],
+    trials: Callable[[PyTree, Sequence[Array]], Sequence[Metrics]],
     *,
     first: PyTree,
     final: PyTree,
@@ -74,36 +75,43 @@ def judge(
 ) -> dict[str, Any]:
     """Trains with the first and with the final hyperparameters on each of the fresh seeds.
 
-    The folder gets a line in `judge.jsonl` for each seed; those that are there are not trained
-    again.
+    As many seeds at a time as there are devices, those of all processes. The folder gets a line in
+    `judge.jsonl` for each seed; those that are there are not trained again.
 
     Args:
         config: The configuration.
         folder: The run folder.
-        trial: A compiled `(hparams, key) -> metrics` of one training run.
+        trials: A compiled `(hparams, keys) -> metrics` of a training run on each of some devices.
         first: The hyperparameters that tuning started from.
         final: Those that it ended with.
         progress: Show a progress bar on standard error.
 
     Returns:
-        The section `judge` of `summary.json`.
+        The section `judge` of `summary.json`; nothing but in the process that writes.
     """
-    file, count = run_folder.JUDGE, config.judge.num_seeds
-    run_folder.keep(folder, file, count)
-    done = len(run_folder.read(folder, file))
+    file, count, done = run_folder.JUDGE, config.judge.num_seeds, 0
+    if leads():
+        run_folder.keep(folder, file, count)
+        done = len(run_folder.read(folder, file))
+    done, width = int(from_leader(done)), jax.device_count()
     # Where nothing was tuned there is one training to judge, not two.
     changed = not jax.tree.all(jax.tree.map(np.array_equal, first, final))
     name = f"{config.label} judge"
     with tqdm(desc=name, initial=done, total=count, unit="seed", disable=not progress) as bar:
-        for number in range(done, count):
-            start, key = time.perf_counter(), fresh_key(config, number)
-            before = to_host(trial(first, key))
-            after = to_host(trial(final, key)) if changed else before
-            seconds = round(time.perf_counter() - start, 4)
-            line = {"seed": number, "before": before, "after": after, "seconds": seconds}
-            run_folder.append(folder, file, line)
-            bar.update()
-    return summarise(run_folder.read(folder, file))
+        for begin in range(done, count, width):
+            numbers = range(begin, min(begin + width, count))
+            start, keys = time.perf_counter(), [fresh_key(config, number) for number in numbers]
+            before = trials(first, keys)
+            after = trials(final, keys) if changed else before
+            # Shares of the time that all of them took together.
+            seconds = round((time.perf_counter() - start) / len(numbers), 4)
+            for number, *metrics in zip(numbers, before, after, strict=True):
+                pair = dict(zip(("before", "after"), map(to_host, metrics), strict=True))
+                if leads():
+                    line = {"seed": number, **pair, "seconds": seconds}
+                    run_folder.append(folder, file, line)
+                bar.update()
+    return summarise(run_folder.read(folder, file)) if leads() else {}
 
 
 def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

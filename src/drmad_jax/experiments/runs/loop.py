@@ -1,19 +1,21 @@
 """The run loop: compiles one outer step, repeats it, and keeps what it finds in a run folder."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunStopped
 from drmad_jax.experiments.files import say, tidy, write_json
 from drmad_jax.experiments.metrics import REVERSE
+from drmad_jax.experiments.processes import from_leader, leads
 from drmad_jax.experiments.runs import outer_step, run_folder
 from drmad_jax.experiments.runs.checkpoints import Checkpoint, restore_latest, save
 from drmad_jax.experiments.runs.ended import summary_of_ended
@@ -24,6 +26,7 @@ from drmad_jax.experiments.runs.feasible import (
     told_of_config,
 )
 from drmad_jax.experiments.runs.judge import judge, make_trial
+from drmad_jax.experiments.runs.spread import everywhere, here, members, rows, spread
 from drmad_jax.experiments.runs.summary import COMPLETE, summarise
 from drmad_jax.experiments.tasks import make_task
 
@@ -39,6 +42,10 @@ def run(
     same metrics (but for the seconds) and hyperparameters, bit for bit, as one that was left alone.
     One that is complete is left as it is.
 
+    Of several processes (`jax.distributed`) each calls this. All compute the outer steps, and go on
+    from what the first one found; the seeds that judge are spread over the devices of all; the
+    first alone touches the folder.
+
     Args:
         config: The configuration.
         folder: The run folder.
@@ -46,24 +53,29 @@ def run(
         progress: Show a progress bar on standard error.
 
     Returns:
-        The summary, as written.
+        The summary, as written; nothing but in the process that writes.
 
     Raises:
         RunFolderError: If the folder cannot be used, or another process is at work in it.
         ConfigError: If the configuration cannot be compiled.
         RunStopped: If the hypergradient or the loss is not finite.
+        ProcessLost: If another process of this run has ended.
     """
-    with run_folder.claimed(folder):
-        run_folder.check(folder, config, resume=resume)
-        if (folder / run_folder.CONFIG).exists():
-            tidy(folder)
-        summary = summary_of_ended(folder, config)
-        if summary is not None and summary["status"] == COMPLETE:
-            return summary
+    progress, summary = progress and leads(), None
+    with run_folder.claimed(folder) if leads() else contextlib.nullcontext():
+        if leads():
+            run_folder.check(folder, config, resume=resume)
+            if (folder / run_folder.CONFIG).exists():
+                tidy(folder)
+            summary = summary_of_ended(folder, config)
+        if from_leader(summary is not None and summary["status"] == COMPLETE):
+            return summary or {}
         if progress:
+            _tell_of_processes()
             say(f"compiling {config.label}")
         loop = _Loop(config, folder)
-        run_folder.begin(folder, config)
+        if leads():
+            run_folder.begin(folder, config)
         try:
             loop.tune(progress)
         except RunStopped as stopped:
@@ -79,20 +91,24 @@ class _Loop:
         self.config, self.folder = config, folder
         task = make_task(config)
         check_data(config)
-        self.data = task.load_data()
+        self.everywhere = everywhere(task.load_data())
+        self.data = here(self.everywhere)
         check_training(config, task, self.data)
         self.carry = outer_step.init_carry(config, task)
         self.first = self.carry.hparams
         start = time.perf_counter()
         if config.judge.num_seeds > 0 or config.outer.num_steps == 0:
-            self.trial = self._compile(make_trial(config, task), self.first)
+            trial, like = spread(make_trial(config, task)), everywhere(self.first)
+            key = members([outer_step.outer_key(config, 0)])
+            self.spread = self._compile(trial, like, key, self.everywhere)
         if config.outer.num_steps > 0:
-            self.outer_step = self._compile(outer_step.make_outer_step(config, task), self.carry)
+            like = self.carry, outer_step.outer_key(config, 0), self.data
+            self.outer_step = self._compile(outer_step.make_outer_step(config, task), *like)
             if config.outer.certify_every:
                 step = outer_step.make_outer_step(config, task, certify=True)
-                self.certified = self._compile(step, self.carry)
+                self.certified = self._compile(step, *like)
         else:
-            self.outer_step = lambda carry, key, data: (carry, self.trial(carry.hparams, key, data))
+            self.outer_step = lambda carry, key, data: (carry, self.trials(carry.hparams, [key])[0])
         self.compile_seconds = time.perf_counter() - start
 
     def tune(self, progress: bool) -> None:
@@ -106,7 +122,8 @@ class _Loop:
                 line, carry = self._call(step, self.certified if certify else self.outer_step)
                 self._keep(line)
                 self.carry = carry
-                save(self.folder, Checkpoint(step + 1, carry, self.lines))
+                if leads():
+                    save(self.folder, Checkpoint(step + 1, carry, self.lines))
                 bar.set_postfix(outer_loss=f"{line['outer_loss']:.4f}", refresh=False)
                 bar.update()
         # By the same function, whose hypergradient goes unused: compiling another one takes longer
@@ -117,32 +134,38 @@ class _Loop:
 
     def _restore(self) -> int:
         """Goes to where the run stood; returns how many outer steps are done."""
-        found = restore_latest(self.folder, like=self.carry)
+        found = restore_latest(self.folder, like=self.carry) if leads() else None
         if found is None:
             found = Checkpoint(0, self.carry, [])
-        step, self.carry, self.lines = found
-        run_folder.restore_lines(self.folder, self.lines)
-        if step < self.config.outer.num_steps:
-            run_folder.keep(self.folder, run_folder.JUDGE, 0)
-        return step
+        step, self.carry = from_leader((found.step, found.carry))
+        self.lines = found.lines
+        if leads():
+            run_folder.restore_lines(self.folder, self.lines)
+            if step < self.config.outer.num_steps:
+                run_folder.keep(self.folder, run_folder.JUDGE, 0)
+        return int(step)
 
     def finish(self, status: str, progress: bool) -> dict[str, Any]:
         """Judges where tuning came to, and writes hyperparameters and summary."""
-        first, final = self.first, self.carry.hparams
-        run_folder.write_hparams(self.folder, final)
-        metrics, seconds = run_folder.read(self.folder, run_folder.METRICS), self.compile_seconds
-        summary = summarise(metrics, status=status, compile_seconds=seconds, hparams=final)
+        first, final, summary = self.first, self.carry.hparams, {}
+        if leads():
+            run_folder.write_hparams(self.folder, final)
+            metrics = run_folder.read(self.folder, run_folder.METRICS)
+            seconds = self.compile_seconds
+            summary = summarise(metrics, status=status, compile_seconds=seconds, hparams=final)
         if self.config.judge.num_seeds > 0:
-            trial = told_of_config()(lambda hparams, key: self.trial(hparams, key, self.data))
-            summary["judge"] = judge(
-                self.config, self.folder, trial, first=first, final=final, progress=progress
-            )
+            ends = {"first": first, "final": final}
+            judged = judge(self.config, self.folder, self.trials, **ends, progress=progress)
+            summary["judge"] = judged
+        if not leads():
+            return {}
         write_json(self.folder / run_folder.SUMMARY, summary)
         return summary
 
     def _keep(self, line: dict[str, Any]) -> None:
         """Keeps a line of metrics even if the run has to stop there."""
-        self.lines.append(run_folder.append(self.folder, run_folder.METRICS, line))
+        if leads():
+            self.lines.append(run_folder.append(self.folder, run_folder.METRICS, line))
         if not line["finite"]:
             raise RunStopped(_why_stopped(self.config, line))
 
@@ -150,16 +173,32 @@ class _Loop:
         start = time.perf_counter()
         key = outer_step.outer_key(self.config, step)
         with told_of_config():
-            carry, metrics = jax.block_until_ready(call(self.carry, key, self.data))
+            found = jax.block_until_ready(call(self.carry, key, self.data))
+        # Processors differ in rounding, and all have to go on from the same hyperparameters.
+        carry, metrics = from_leader(found)
         seconds = round(time.perf_counter() - start, 4)
         return {"step": step, **outer_step.to_host(metrics), "seconds": seconds}, carry
 
-    def _compile(self, function: Callable[..., Any], start: PyTree) -> Callable[..., Any]:
-        key = outer_step.outer_key(self.config, 0)
+    def trials(self, hparams: PyTree, keys: Sequence[Array]) -> list[outer_step.Metrics]:
+        """A training run for each key, each on a device of its own; returns all their metrics."""
         with told_of_config():
-            compiled = jax.jit(function).lower(start, key, self.data).compile()
+            found = self.spread(everywhere(hparams), members(keys), self.everywhere)
+            return rows(found)[: len(keys)]
+
+    def _compile(self, function: Callable[..., Any], *like: PyTree) -> Callable[..., Any]:
+        with told_of_config():
+            compiled = jax.jit(function).lower(*like).compile()
         check_program(compiled)
         return compiled
+
+
+def _tell_of_processes() -> None:
+    """What several processes do, and what they do not."""
+    if jax.process_count() > 1:
+        say(
+            f"{jax.process_count()} processes with {jax.device_count()} devices: each process "
+            "computes every outer step, the seeds of [judge] are spread over the devices"
+        )
 
 
 def _why_stopped(config: Config, line: dict[str, Any]) -> str:
