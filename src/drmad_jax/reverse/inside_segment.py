@@ -22,6 +22,7 @@ from drmad_jax.reverse.optimizer_response import (
     Update,
     mean_response,
     memory,
+    together,
     transposed_update,
 )
 from drmad_jax.reverse.paths.base import At
@@ -75,11 +76,16 @@ class Segment:
         # ones would meet the same batches again wherever batches come in cycles.
         places = (index + (0.5 + index * 0.6180339887498949) % 1) / num_batches
         sampled = low + (places.astype(np.float32) * length.astype(jnp.float32)).astype(jnp.int32)
-        return Segment(run, hparams, state, low, length, sampled, at or (lambda step: state))
+
+
+        def own(step):
+            return together(at(step) if at else state, step)
+
+        return Segment(run, hparams, state, low, length, sampled, own)
 
     def memory(self, mean: PyTree) -> Memory:
         """How long the optimizer remembers, `mean` the gradient of the sampled batches."""
-        return memory(self._transposed(self.state, mean), self.state.opt_state, self.state.params)
+        return memory(self._transposed(self.state, mean), self.state.params)
 
     def response(self, memory: Memory, mean: PyTree) -> tuple[Response, Array]:
         """The optimizer's, its mean over the sampled steps, each with its own batch's gradient.
@@ -93,11 +99,14 @@ class Segment:
             at_mean, at_batch = self._transposed(own, mean), self._transposed(own, grads)
             # Since the run began: what lasts longer than that is yet to come.
             lasting = step.astype(jnp.float32)
-            response = mean_response(memory, lasting, at_mean, at_batch, own.params)
+            response = mean_response(
+                memory, lasting, at_mean, at_batch, own.params, decays=decays
+            )
             return response, self._updates(own, grads), self._updates(own, mean)
 
         like = self.state.params
-        like = Response(like, like), like, like
+        decays = bool(used_leaves(lambda p: self._updates(self.state._replace(params=p), like), like))
+        like = Response(like, like if decays else None), like, like
         response, each, at_once = self.run.mean(of_step, self.sampled, like)
         apart = tree.squared_norm(tree.add_scaled(each, -1, at_once))
         is_straight = apart < LARGEST_APART**2 * tree.squared_norm(each)

@@ -142,6 +142,8 @@ class Segments(ReverseSteps):
         def product(z):
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
             curved, _ = segment.curved(pushed, curvature)
+            if response.to_params is None:
+                return curved
             return jax.tree.map(lambda c, d, x: c + d * x, curved, response.to_params, z)
 
         start = tree.cast_like(cotangent.state.params, response.to_gradient)
