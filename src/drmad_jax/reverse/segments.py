@@ -135,9 +135,7 @@ class Segments(ReverseSteps):
         state is taken along, that of the model's comes back zero.
         """
         segment = Segment.of(run, hparams, state, weight, at, self.num_batches)
-        grads = segment.mean_gradient()
-        memory = segment.memory(grads)
-        response, is_straight = segment.response(memory, grads)
+        grads, memory, response, is_straight = segment.answer()
 
         def product(z):
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
