@@ -10,6 +10,7 @@ States: temporary bytes over those of weights and optimizer state. Vectors: over
 Copies and products: as in `benchmarks.programs`.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -72,6 +73,8 @@ def _of_stacked(run: lineup.Run) -> lineup.Run:
 
 def main() -> None:
     asked = options("scale", CELLS, METHODS, rounds=1)
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
     jax.config.update("jax_enable_compilation_cache", False)
     results = {}
     for cell in asked.cells:
