@@ -103,7 +103,7 @@ class Segment:
         """The optimizer's answer to the sampled steps' gradients: `Answer`.
 
         Their mean has to be known before each of them is looked at. Both are one loop gone through
-        twice, so that the program holds the model's gradient once.
+        twice, so that the program holds the model's gradient once for both.
         """
         params = self.state.params
         decays = bool(
