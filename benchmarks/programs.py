@@ -33,7 +33,7 @@ LOWERED, COMPILED, PRODUCTS = "copies as lowered", "copies as compiled", "produc
 CELLS = {
     "mlp, momentum": ("mlp", "momentum", 1000),
     "mlp, adam": ("mlp", "adam", 1000),
-    "transformer, adam": ("transformer", "adam", 100),
+    "transformer, adam": ("transformer", "adam", 1000),
 }
 METHODS = (
     lineup.PLAIN, lineup.LIBRARY, *lineup.COST, "checkpointed, 10 levels", "forward",

@@ -9,7 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import curvature_product, first_result, looks, programs, records, reversible_memory
+from benchmarks import (
+    curvature_product,
+    first_result,
+    looks,
+    programs,
+    records,
+    reversible_memory,
+    scale,
+)
 from benchmarks.accuracy import page as study
 from benchmarks.breakdown import page as breakdown
 from benchmarks.cost import page as cost
@@ -24,6 +32,7 @@ BENCHMARKS = (
     cost.BENCHMARK,
     breakdown.BENCHMARK,
     programs.BENCHMARK,
+    scale.BENCHMARK,
     first_result.BENCHMARK,
     memory.BENCHMARK,
     population.BENCHMARK,

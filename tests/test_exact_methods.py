@@ -96,6 +96,7 @@ def test_unrolled_equals_an_eager_python_loop(oracle):
     assert error < TOLERANCE["float64"]
 
 
+@pytest.mark.filterwarnings("ignore:weights below float32")
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("chain", chains(["momentum", "adam"], ("momentum",)))
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ def test_jit_equals_eager_and_vmap_equals_loop():
     assert relative_error(batched.grad[1], second.grad) < TOLERANCE["float64"]
 
 
+@pytest.mark.filterwarnings("ignore:weights below float32")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_keeps_low_precision(dtype):
     exact = jit(quadratic(forward()))(PENALTIES)

@@ -171,6 +171,7 @@ def test_random_vectors_come_from_the_methods_key():
     assert grad._cache_size() == 1
 
 
+@pytest.mark.filterwarnings("ignore:weights below float32")
 @pytest.mark.parametrize("solver", ["cg", "nystrom"])
 def test_every_dtype_comes_out_as_it_went_in(solver):
     loss = lambda w, h, batch: sum(

@@ -102,3 +102,27 @@ def test_the_reverse_scan_stacks_no_outputs(method):
     reverse = [scan for scan in scans(jaxpr) if scan.params["reverse"]]
     assert len(reverse) == 1
     assert len(reverse[0].outvars) == reverse[0].params["num_carry"]
+
+
+@pytest.mark.slow
+def test_segments_hold_few_vectors_like_the_weights():
+    """Beside 8 means of Adam's states, a state and its cotangent, and the Krylov basis: 43 in all.
+
+    Weights and no activations to speak of. Before derivatives were taken anew where they are read
+    they were 59.
+    """
+    spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    width, num_products = 400, 5
+    params = {"a": spec(width, width), "b": spec(width, width)}
+
+    def loss(w, h, x):
+        penalty = jnp.exp(h) * sum(jnp.sum(p**2) for p in jax.tree.leaves(w))
+        return jnp.mean((jnp.tanh(x @ w["a"]) @ w["b"]) ** 2) + penalty
+
+    problem = dj.Problem(loss, loss, optax.adam(1e-3, eps_root=1e-8))
+    method = dj.drmad(steps=dj.segments(8, num_products=num_products, num_batches=4))
+    compute = dj.hypergradient(problem, num_steps=1000, method=method)
+    with jax.numpy_dtype_promotion("standard"):  # optax.adam's own update asks for it
+        lowered = jax.jit(compute).lower(spec(), params, spec(1000, 2, width), spec(2, width))
+    vectors = lowered.compile().memory_analysis().temp_size_in_bytes / (8 * width**2)
+    assert vectors < 8 * 3 + 2 * 3 + num_products + 9

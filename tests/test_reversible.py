@@ -228,6 +228,7 @@ def test_training_is_differentiable():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:weights below float32")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_without_64_bits(dtype):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):

@@ -103,7 +103,7 @@ RESPONSES = {
 def respond(optimizer, state, grads, params, length=1e4, mean=None):
     at = lambda grads: transposed_update(lambda _: optimizer.update, None, state, grads, params)
     at_mean = at(grads if mean is None else mean)
-    return mean_response(memory(at_mean, state, params), length, at_mean, at(grads), params)
+    return mean_response(memory(at_mean, params), length, at_mean, at(grads), params)
 
 
 @pytest.mark.parametrize("name", RESPONSES)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from drmad_jax._checks.drawn import drawn_by
 from drmad_jax._checks.optimizer import warn_of_infinite_slope
+from drmad_jax._checks.precision import warn_of_few_bits
 from drmad_jax._checks.unused import unused_leaves, used_leaves
 from drmad_jax._checks.warning import warn
 from drmad_jax.problem import TrainState
@@ -250,6 +251,9 @@ def resolved(
         )
     if method.differentiates_optimizer:
         warn_of_infinite_slope(run.problem, hparams, state.params)
+    batch, key = run.inputs(state.step)
+    loss = lambda params: run.problem.inner(params, hparams, batch, state.model_state, key)[0]
+    warn_of_few_bits(state.params, loss)
     drawn = _drawn_by(run, state, hparams)
     if drawn:
         warn(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from drmad_jax.reverse.optimizer_response import (
     Update,
     mean_response,
     memory,
+    together,
     transposed_update,
 )
 from drmad_jax.reverse.paths.base import At
@@ -41,6 +42,23 @@ Terms = tuple[PyTree, PyTree]
 # (first step of a piece, its length, a step in it, the integral over it, what there is) -> with its
 # own
 Piece = Callable[[Array, Array, Array, PyTree, Terms], Terms]
+
+
+class Answer(NamedTuple):
+    """How the optimizer answers to gradients in a segment.
+
+    Attributes:
+        mean: Mean gradient of the sampled steps' batches, at the stand-in.
+        memory: How long the optimizer remembers.
+        response: Its response, the mean over the sampled steps, each with its own batch's gradient.
+            Never negative: what moves along its gradient is left where it is.
+        is_straight: Whether these gradients move the weights, together, as their mean does.
+    """
+
+    mean: PyTree
+    memory: Memory
+    response: Response
+    is_straight: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,37 +93,61 @@ class Segment:
         # ones would meet the same batches again wherever batches come in cycles.
         places = (index + (0.5 + index * 0.6180339887498949) % 1) / num_batches
         sampled = low + (places.astype(np.float32) * length.astype(jnp.float32)).astype(jnp.int32)
-        return Segment(run, hparams, state, low, length, sampled, at or (lambda step: state))
 
-    def memory(self, mean: PyTree) -> Memory:
-        """How long the optimizer remembers, `mean` the gradient of the sampled batches."""
-        return memory(self._transposed(self.state, mean), self.state.opt_state, self.state.params)
+        def own(step):
+            return together(at(step) if at else state, step)
 
-    def response(self, memory: Memory, mean: PyTree) -> tuple[Response, Array]:
-        """The optimizer's, its mean over the sampled steps, each with its own batch's gradient.
+        return Segment(run, hparams, state, low, length, sampled, own)
 
-        Never negative: what moves along its gradient is left where it is. Beside it whether these
-        gradients move the weights, together, as their mean does.
+    def answer(self) -> Answer:
+        """The optimizer's answer to the sampled steps' gradients: `Answer`.
+
+        Their mean has to be known before each of them is looked at. Both are one loop gone through
+        twice, so that the program holds the model's gradient once for both.
         """
+        params = self.state.params
+        decays = bool(
+            used_leaves(lambda p: self._updates(self.state._replace(params=p), params), params)
+        )
+        wide = tree.widen(params)
+        like = Response(wide, wide if decays else None), wide, wide
 
-        def of_step(step):
-            own, grads = self.at(step), self.gradient(step)
+        def respond(mean, remembers, grads, step):
+            own = self.at(step)
             at_mean, at_batch = self._transposed(own, mean), self._transposed(own, grads)
             # Since the run began: what lasts longer than that is yet to come.
             lasting = step.astype(jnp.float32)
-            response = mean_response(memory, lasting, at_mean, at_batch, own.params)
-            return response, self._updates(own, grads), self._updates(own, mean)
+            response = mean_response(
+                remembers, lasting, at_mean, at_batch, own.params, decays=decays
+            )
+            return tree.cast_like(
+                (response, self._updates(own, grads), self._updates(own, mean)), like
+            )
 
-        like = self.state.params
-        like = Response(like, like), like, like
-        response, each, at_once = self.run.mean(of_step, self.sampled, like)
+        def sweep(carry, is_first):
+            mean, _ = carry
+            of_mean = lambda mean: memory(self._transposed(self.state, mean), params)
+            unknown = jax.tree.map(lambda x: jnp.zeros((), x.dtype), Memory(inexact, inexact))
+            remembers = jax.lax.cond(is_first, lambda _: unknown, of_mean, mean)
+
+            def of_step(step):
+                grads = self.gradient(step)
+                none = lambda grads: tree.zeros_like(like)
+                known = lambda grads: respond(mean, remembers, grads, step)
+                return grads, jax.lax.cond(is_first, none, known, grads)
+
+            new, answers = self.run.mean(of_step, self.sampled, (params, like))
+            choose = lambda new, mean: jnp.where(is_first, new, mean)
+            return (jax.tree.map(choose, new, mean), answers), remembers
+
+        inexact = tree.widen(tree.partition(self.state.opt_state)[0])
+        start = tree.zeros_like((wide, like))
+        (mean, answers), remembers = jax.lax.scan(sweep, start, jnp.array([True, False]))
+        response, each, at_once = answers
         apart = tree.squared_norm(tree.add_scaled(each, -1, at_once))
         is_straight = apart < LARGEST_APART**2 * tree.squared_norm(each)
-        return jax.tree.map(lambda x: jnp.maximum(x, 0), response), is_straight
-
-    def mean_gradient(self) -> PyTree:
-        """Of the sampled steps' batches, at the stand-in."""
-        return self.run.mean(self.gradient, self.sampled, self.state.params)
+        response = jax.tree.map(lambda x: jnp.maximum(x, 0), response)
+        return Answer(mean, jax.tree.map(lambda x: x[-1], remembers), response, is_straight)
 
     def curved(self, vector: PyTree, curvature: Curvature) -> tuple[PyTree, PyTree]:
         """B v and (∂²L/∂λ∂w)ᵀ v, means over the sampled steps' batches."""

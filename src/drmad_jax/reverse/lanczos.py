@@ -1,5 +1,6 @@
 """The flow dz/dτ = −K z by Lanczos, with the positive part of K's spectrum."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -125,34 +126,39 @@ def _basis(
     loses orthogonality within a few steps, and finds eigenvalues twice. Entries that do not
     respond hold K v_j in place of v_j.
     """
-    coefficients_of = lambda basis, z: jax.vmap(lambda v: inner(v, z))(basis)
-    empty = jax.tree.map(lambda z: jnp.broadcast_to(jnp.zeros_like(z), (count, *z.shape)), first)
-    dtype = jax.eval_shape(inner, first, first).dtype
+    # No zeros: what is not made of anything is made, and held, long before it is needed.
+    basis = jax.tree.map(lambda z: jnp.broadcast_to(z, (count, *z.shape)), first)
+    places = jnp.arange(count)
 
-    def extend(index, carry):
-        basis, rows, vector, _ = carry
-        put = lambda b, z: jax.lax.dynamic_update_index_in_dim(b, z, index, 0)
+    def extend(basis, index):
+        put = lambda b, z, i: jax.lax.dynamic_update_index_in_dim(b, z, i, 0)
+        row_at = lambda i: jax.tree.map(lambda b: b[i], basis)
+        # The rows that are made: what the others hold is no part of it.
+        made = lambda row: jnp.where(places <= index, row, 0)
+        coefficients_of = lambda z: made(jax.vmap(lambda v: inner(v, z))(basis))
+        vector = row_at(index)
         image = product(vector)
         row_of = lambda p, v, i: jnp.where(p > 0, v, i)
-        basis = jax.tree.map(put, basis, jax.tree.map(row_of, metric, vector, image))
-        row = coefficients_of(basis, image)
+        own = jax.tree.map(row_of, metric, vector, image)
+        basis = jax.tree.map(lambda b, z: put(b, z, index), basis, own)
+        row = coefficients_of(image)
         rest = tree.add_scaled(image, -1, _combination(row, basis))
-        again = coefficients_of(basis, rest)
+        again = coefficients_of(rest)
         rest = _responding(metric, tree.add_scaled(rest, -1, _combination(again, basis)))
         row = row + again
         norm = jnp.sqrt(inner(rest, rest))
         # Below the rounding error of what was subtracted, the space is exhausted.
-        exhausted = norm <= 10 * jnp.finfo(dtype).eps * jnp.sqrt(jnp.sum(row**2) + norm**2)
+        exhausted = norm <= 10 * jnp.finfo(row.dtype).eps * jnp.sqrt(jnp.sum(row**2) + norm**2)
         norm = jnp.where(exhausted, 0, norm)
         vector = _scaled(rest, jnp.where(exhausted, 0, 1 / jnp.where(exhausted, 1, norm)))
-        return basis, jax.lax.dynamic_update_index_in_dim(rows, row, index, 0), vector, norm
+        following = jnp.minimum(index + 1, count - 1)
+        keep = lambda b, z: put(b, jnp.where(index + 1 < count, z, b[following]), following)
+        return jax.tree.map(keep, basis, vector), (row, norm)
 
-    # The last is replaced; a plain zero knows of no mesh, and JAX cannot batch the loop then.
-    start = (empty, jnp.zeros((count, count), dtype), first, inner(first, first))
-    basis, rows, _, beyond = jax.lax.fori_loop(0, count, extend, start)
+    basis, (rows, norms) = jax.lax.scan(extend, basis, places)
     # Row j holds K v_j in terms of v_0 … v_j: the lower triangle, entry j of it the diagonal.
     lower = jnp.tril(rows, -1)
-    return basis, lower + lower.T + jnp.diag(jnp.diag(rows)), beyond
+    return basis, lower + lower.T + jnp.diag(jnp.diag(rows)), norms[-1]
 
 
 def _mean_decay(x: Float[Array, " m"]) -> Float[Array, " m"]:
@@ -162,9 +168,12 @@ def _mean_decay(x: Float[Array, " m"]) -> Float[Array, " m"]:
 
 
 def _combination(coefficients: Float[Array, " m"], basis: PyTree) -> PyTree:
-    sum_of = lambda b: jnp.tensordot(
-        coefficients.astype(b.dtype), b, axes=1, precision=jax.lax.Precision.HIGHEST
-    )
+    # No matrix product: it may want the basis in another layout, a second copy of all of it. Row by
+    # row, since a sum along the first axis is slow on a CPU.
+    def sum_of(b):
+        scale = coefficients.astype(b.dtype)
+        return functools.reduce(jnp.add, (scale[j] * b[j] for j in range(len(b))))
+
     return jax.tree.map(sum_of, basis)
 
 

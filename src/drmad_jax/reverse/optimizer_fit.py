@@ -272,7 +272,7 @@ def _errors(problem: Problem, hparams: PyTree, shapes: PyTree) -> _Errors:
         return transposed_update(lambda _: update, None, opt_state, grads, params)
 
     of_start = at(trial.mean, _first_of(trial.state), _first_of(trial.rest), start)
-    remembers = memory(of_start, _first_of(trial.state), start)
+    remembers = memory(of_start, start)
 
     def respond(later, grads, inexact, rest, params):
         at_mean, at_batch = (at(g, inexact, rest, params) for g in (trial.mean, grads))

@@ -63,15 +63,29 @@ def transposed_update(
         new = tree.cast_like(tree.partition(new)[0], inexact)
         return tree.cast_like(updates, params), new
 
-    (updates, _), pull = jax.vjp(step, hparams, tree.cast_like(grads, params), inexact, params)
+    grads = tree.cast_like(grads, params)
 
     def transposed(d_updates, d_state=None):
+        # Differentiated anew by each call: what the derivative reads is soon computed, and held it
+        # would be several more vectors like the weights.
+        at = (grads, inexact, params), tree.cast_like(d_updates, params)
+        at, d_updates = together(at, d_state)
+        pull = jax.vjp(step, hparams, *at)[1]
         d_state = tree.zeros_like(inexact) if d_state is None else tree.cast_like(d_state, inexact)
-        d_hparams, *others = pull((tree.cast_like(d_updates, updates), d_state))
+        d_hparams, *others = pull((d_updates, d_state))
         finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
         return Transposed(d_hparams, *jax.tree.map(finite, others))
 
     return transposed
+
+
+def together(x: PyTree, other: PyTree) -> PyTree:
+    """The same x, but not before the other: in a loop's body, if that is of its step.
+
+    What in a loop's body is the same at each step, XLA computes before the loop and holds, mostly
+    as vectors like the weights: more memory than time.
+    """
+    return jax.lax.optimization_barrier((x, other))[0]
 
 
 class Memory(NamedTuple):
@@ -126,7 +140,7 @@ def _sum(x: Array, length: Array) -> Array:
     return jnp.where(x > 0, jnp.expm1(-x * length) / jnp.expm1(-jnp.where(x > 0, x, 1)), length)
 
 
-def memory(transposed: Callable[..., Transposed], opt_state: PyTree, params: PyTree) -> Memory:
+def memory(transposed: Callable[..., Transposed], params: PyTree) -> Memory:
     """The memory of an optimizer near one of its states.
 
     From the cotangent that a lasting one of the updates, with signs without a pattern, gives to the
@@ -136,7 +150,6 @@ def memory(transposed: Callable[..., Transposed], opt_state: PyTree, params: PyT
     Args:
         transposed: A `transposed_update` at that state and the mean gradient there: what remembers
             gradients meets those of other steps.
-        opt_state: The state.
         params: The weights.
 
     Returns:
@@ -149,7 +162,7 @@ def memory(transposed: Callable[..., Transposed], opt_state: PyTree, params: PyT
         >>> optimizer = optax.sgd(0.1, momentum=0.9)
         >>> state = optimizer.init(w)
         >>> transposed = transposed_update(lambda h: optimizer.update, None, state, w, w)
-        >>> [round(float(x), 4) for x in jax.tree.leaves(memory(transposed, state, w))]
+        >>> [round(float(x), 4) for x in jax.tree.leaves(memory(transposed, w))]
         [0.9, 1.0]
     """
     signs = random_signs(tree.widen(params))
@@ -157,8 +170,7 @@ def memory(transposed: Callable[..., Transposed], opt_state: PyTree, params: PyT
     def back(d_state):
         return transposed(signs, d_state).opt_state
 
-    zeros = tree.widen(tree.zeros_like(tree.partition(opt_state)[0]))
-    first, middle, last = geometric_terms(back, zeros)
+    first, middle, last = geometric_terms(back, back(None))
 
     def gain(kept, first, last):
         squared = jnp.sum(first**2)
@@ -178,11 +190,11 @@ class Response(NamedTuple):
         to_gradient: P, by how much one step moves against a gradient that has long been larger by
             one: α/(1 − γ) for momentum, about α/√v for Adam.
         to_params: D, the part of itself that a weight loses in one step whatever its gradient: αλ
-            for decoupled weight decay.
+            for decoupled weight decay. `None` where updates do not read the weights.
     """
 
     to_gradient: PyTree
-    to_params: PyTree
+    to_params: PyTree = None
 
 
 def mean_response(
@@ -191,6 +203,8 @@ def mean_response(
     at_mean: Callable[..., Transposed],
     at_batch: Callable[..., Transposed],
     params: PyTree,
+    *,
+    decays: bool = True,
 ) -> Response:
     """The response of an optimizer near one of its states to what has lasted for some steps.
 
@@ -203,6 +217,7 @@ def mean_response(
         at_mean: A `transposed_update` at the mean gradient.
         at_batch: The same at the gradient of one minibatch, since clipping looks at its norm.
         params: The weights.
+        decays: Whether the update reads the weights.
 
     Returns:
         A `Response`.
@@ -214,7 +229,7 @@ def mean_response(
         >>> optimizer = optax.sgd(0.1, momentum=0.9)
         >>> state = optimizer.init(w)
         >>> at = responses.transposed_update(lambda h: optimizer.update, None, state, w, w)
-        >>> response = responses.mean_response(responses.memory(at, state, w), 1e3, at, at, w)
+        >>> response = responses.mean_response(responses.memory(at, w), 1e3, at, at, w)
         >>> response.to_gradient.round(4).tolist()  # 0.1 / (1 − 0.9)
         [1.0, 1.0]
     """
@@ -223,19 +238,14 @@ def mean_response(
     lasting = memory.before(length, tree.zeros_like(given), given)
     back = at_batch(signs, lasting)
     along = lambda x: jax.tree.map(lambda d, s: -d * s, x, signs)
-    return Response(along(back.grads), along(at_batch(signs).params))
+    return Response(along(back.grads), along(at_batch(signs).params) if decays else None)
 
 
-def geometric_terms(back: Callable[[PyTree], PyTree], zeros: PyTree) -> tuple[PyTree, ...]:
+def geometric_terms(back: Callable[[PyTree], PyTree], first: PyTree) -> tuple[PyTree, ...]:
     """Partial sums of a series that `back` makes longer by one: of 1, 1 + k and 1 + 2k terms."""
     again = lambda _, x: back(x)
-
-    def lengthen(sums, count):
-        sums = jax.lax.fori_loop(0, count, again, sums)
-        return sums, sums
-
-    _, sums = jax.lax.scan(lengthen, zeros, jnp.array([1, STRIDE, STRIDE]))
-    return tuple(jax.tree.map(lambda x, k=k: x[k], sums) for k in range(3))
+    middle = jax.lax.fori_loop(0, STRIDE, again, first)
+    return first, middle, jax.lax.fori_loop(0, STRIDE, again, middle)
 
 
 def geometric_limit(back: Callable[[PyTree], PyTree], zeros: PyTree) -> PyTree:
@@ -246,14 +256,14 @@ def geometric_limit(back: Callable[[PyTree], PyTree], zeros: PyTree) -> PyTree:
         ratio = jnp.minimum(_ratio(first, middle, last), 0.9999**STRIDE)
         return last + (last - middle) * ratio / (1 - ratio)
 
-    return jax.tree.map(of_leaf, *geometric_terms(back, zeros))
+    return jax.tree.map(of_leaf, *geometric_terms(back, back(zeros)))
 
 
 def _ratio(first: Array, middle: Array, last: Array) -> Float[Array, ""]:
     """By which differences shrink; one for the whole leaf."""
-    later, before = last - middle, middle - first
-    squared = jnp.sum(before**2)
-    ratio = jnp.sum(later * before) / jnp.where(squared > 0, squared, 1)
+    # Two differences, so that neither is held.
+    squared = jnp.sum((first - middle) ** 2)
+    ratio = jnp.sum((last - middle) * (middle - first)) / jnp.where(squared > 0, squared, 1)
     return jnp.clip(ratio, 0, 1)
 
 
@@ -265,7 +275,8 @@ def random_signs(like: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
 
     def draw(index, leaf):
-        number = jax.lax.iota(jnp.uint32, leaf.size) + jnp.uint32(index * 0x61C88647 % 2**32)
+        offset = together(jnp.uint32(index * 0x61C88647 % 2**32), leaf)
+        number = jax.lax.iota(jnp.uint32, leaf.size) + offset
         mixed = (number ^ (number >> 16)) * jnp.uint32(0x7FEB352D)
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x846CA68B)
         heads = (mixed >> 31).reshape(leaf.shape) == 1

@@ -135,13 +135,13 @@ class Segments(ReverseSteps):
         state is taken along, that of the model's comes back zero.
         """
         segment = Segment.of(run, hparams, state, weight, at, self.num_batches)
-        grads = segment.mean_gradient()
-        memory = segment.memory(grads)
-        response, is_straight = segment.response(memory, grads)
+        grads, memory, response, is_straight = segment.answer()
 
         def product(z):
             pushed = jax.tree.map(jnp.multiply, response.to_gradient, z)
             curved, _ = segment.curved(pushed, curvature)
+            if response.to_params is None:
+                return curved
             return jax.tree.map(lambda c, d, x: c + d * x, curved, response.to_params, z)
 
         start = tree.cast_like(cotangent.state.params, response.to_gradient)

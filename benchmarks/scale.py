@@ -1,0 +1,110 @@
+"""What programs of large models ask for, in training states, without running any.
+
+    python -m benchmarks.scale [PART ...] [--methods NAME ...] [--rounds N] [--name R]
+
+A decoder-only transformer (`problems/decoder.py`) with Adam, batches of 4 x 256 tokens. Each
+program is traced, lowered and compiled from shapes alone, by itself, without any cache. The code
+generator's own optimisations are off: they take long, and leave the plan of the memory alone.
+
+States: temporary bytes over those of weights and optimizer state. Vectors: over those of weights.
+Copies and products: as in `benchmarks.programs`.
+"""
+
+import os
+from typing import Any
+
+import jax
+
+import drmad_jax as dj
+from benchmarks import lineup
+from benchmarks.pages import Benchmark, Results, mib, table
+from benchmarks.problems.decoder import Decoder
+from benchmarks.programs import COMPILED, LOWERED, PRODUCTS, build, count, describe
+from benchmarks.records import write_record
+from benchmarks.timing import options
+
+STATES, VECTORS = "states", "vectors"
+SIZES = {
+    "10 M weights": Decoder(width=320, layers=6, vocabulary=8192),
+    "100 M weights": Decoder(width=768, layers=12, vocabulary=16384),
+    "1 B weights": Decoder(width=2048, layers=19, vocabulary=16384),
+}
+CELLS = {f"{size}, T = {steps}": (size, steps) for size in SIZES for steps in (1000, 2000)}
+METHODS = (
+    lineup.PLAIN, lineup.LIBRARY, lineup.DEFAULT, "its segments alone", "its exact end alone",
+    lineup.CHECKPOINTED,
+)  # fmt: skip
+
+
+def total_bytes(tree: Any) -> int:
+    """Of all arrays of a pytree, or of what has their shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def run_cell(cell: str, names: list[str], rounds: int) -> dict[str, Any]:
+    """Every method at one size and one number of steps."""
+    size, num_steps = CELLS[cell]
+    model = SIZES[size]
+    problem, hparams, params = model.problem(), model.hparams(), model.params()
+    state = jax.eval_shape(lambda h, p: dj.init_state(problem, h, p), hparams, params)
+    of_weights, of_state = total_bytes(params), total_bytes(state)
+    outer_loss = lambda given, batch: problem.outer(given["params"], given["hparams"], batch, None)
+    given = {"hparams": hparams, "params": params}
+    of_one, found = count(build(outer_loss, given, model.batch())), {}
+    for name in names:
+        program = _of_stacked(lineup.run_of(problem, name, num_steps))
+        arguments = given, model.batch(num_steps), model.batch()
+        row = describe([build(program, *arguments) for _ in range(rounds)], of_one)
+        row[STATES] = round(row["temporary_bytes"] / of_state, 2)
+        row[VECTORS] = round(row["temporary_bytes"] / of_weights, 2)
+        found[name] = row
+        print(f"    {name:32s} {row}", flush=True)
+    return {"weights": of_weights // 4, "state_bytes": of_state, "methods": found}
+
+
+def _of_stacked(run: lineup.Run) -> lineup.Run:
+    """The same with all batches as one array."""
+
+    def stacked(given, tokens, outer_batch):
+        return run(given, lambda t: jax.tree.map(lambda x: x[t], tokens), outer_batch)
+
+    return stacked
+
+
+def main() -> None:
+    asked = options("scale", CELLS, METHODS, rounds=1)
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+    jax.config.update("jax_enable_compilation_cache", False)
+    results = {}
+    for cell in asked.cells:
+        print(cell, flush=True)
+        results[cell] = run_cell(cell, list(asked.methods or METHODS), asked.rounds)
+    print(write_record(asked.name, {"cells": results}))
+
+
+def _table(results: Results) -> str:
+    """Memory, copies and seconds of every method, a table for each size and number of steps."""
+    head = (
+        "method", "temporary MiB", STATES, VECTORS, LOWERED, COMPILED, PRODUCTS,
+        "tracing and lowering, s", "compiling, s",
+    )  # fmt: skip
+    pieces = []
+    for cell, found in results["cells"].items():
+        lines = [
+            (
+                name, mib(row["temporary_bytes"]),
+                *(f"{row[key]:g}" for key in (STATES, VECTORS, LOWERED, COMPILED, PRODUCTS)),
+                f"{row['lower_s']:.2f}", f"{row['compile_s']:.2f}",
+            )
+            for name, row in found["methods"].items()
+        ]  # fmt: skip
+        of_state = f"one state {mib(found['state_bytes'])} MiB"
+        pieces.append(f"**{cell}**, {of_state}\n\n{table(head, lines)}")
+    return "\n".join(pieces)
+
+
+BENCHMARK = Benchmark("scale", table=_table)
+
+if __name__ == "__main__":
+    main()
