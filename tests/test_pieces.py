@@ -272,13 +272,8 @@ def test_a_run_goes_on_from_a_whole_state(name):
     middle = make(num_steps=NUM_STEPS // 2)(h, params, rows, key=KEY)
     by = dj.hypergradient(problem_of(""), num_steps=NUM_STEPS // 2, method=METHODS[name])
     stacked = by(h, middle, later, judged, key=KEY)
-    called = by(
-        h,
-        middle,
-        jax.tree_util.Partial(lambda b, t: jax.tree.map(lambda x: x[t], b), batches),
-        judged,
-        key=KEY,
-    )
+    source = lambda step: jax.tree.map(lambda x: x[step], batches)
+    called = by(h, middle, source, judged, key=KEY)
     assert problems.relative_error(called.grad, stacked.grad) < 1e-10
     assert int(stacked.state.step) == NUM_STEPS
     assert isinstance(stacked.initial_params_grad, dj.TrainState)

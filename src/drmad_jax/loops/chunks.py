@@ -98,10 +98,10 @@ def in_chunks(
         saved: Saved | None = None,
     ) -> Hypergradient:
         source = source_of(inner_batches, num_steps, place)
-        given = {"model_state": model_state, "key": key}
-        kinds = _kinds((hparams, params, source.sample(), outer_batch, given))
+        given, sample = {"model_state": model_state, "key": key}, source.sample()
+        kinds = _kinds((hparams, params, sample, outer_batch, given))
         if kinds not in compiled:
-            pieces = make(hparams, params, source.sample(), outer_batch, **given)
+            pieces = make(hparams, params, sample, outer_batch, **given)
             compiled[kinds] = _Compiled(pieces, chunk_size, source.is_read)
         run: _Compiled = compiled[kinds]
         source.hold(run.wanted)
@@ -120,7 +120,7 @@ def in_chunks(
             done, left, travels = 0, None, run.start(hparams, params, **given)
         else:
             source.restore(saved)
-            done, left, travels = run.restored(saved, hparams, params, source, outer_batch, given)
+            done, left, travels = run.restored(saved, hparams, params, sample, outer_batch, given)
         following = source.ahead(done, chunk_size)
         while done < num_steps:
             count = min(chunk_size, num_steps - done)
@@ -179,12 +179,12 @@ class _Compiled:
             count, steps = count + 1, more
         return count, sorted(steps)
 
-    def restored(self, saved, hparams, params, source, outer_batch, given):
+    def restored(self, saved, hparams, params, sample, outer_batch, given):
         """Steps done, visits left, and what travels."""
         like = jax.eval_shape(self.pieces.start, hparams, params, **given)
         if "left" not in saved:
             return int(saved["done"]), None, _unflat(saved, like)
-        turn = lambda tape: self.pieces.turn(tape, hparams, source.sample(), outer_batch)
+        turn = lambda tape: self.pieces.turn(tape, hparams, sample, outer_batch)
         return int(saved["done"]), int(saved["left"]), _unflat(saved, jax.eval_shape(turn, like))
 
 

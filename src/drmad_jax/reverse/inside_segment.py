@@ -37,6 +37,8 @@ NUM_PIECES = 20
 # Up to here some gradients move the weights as their mean does.
 LARGEST_APART = 0.1
 
+# A number of steps, known at trace time or not.
+Steps = Any
 # Cotangents of the hyperparameters and of the optimizer's state.
 Terms = tuple[PyTree, PyTree]
 # (first step of a piece, its length, a step in it, the integral over it, what there is) -> with its
@@ -88,11 +90,7 @@ class Segment:
         """The segment in whose middle `state` stands, `weight` steps long."""
         length = jnp.rint(jnp.asarray(1 if weight is None else weight)).astype(jnp.int32)
         low = state.step - (length - 1) // 2
-        index = np.arange(num_batches)
-        # One in each of as many equal parts, at the multiples of the golden ratio: evenly spaced
-        # ones would meet the same batches again wherever batches come in cycles.
-        places = (index + (0.5 + index * 0.6180339887498949) % 1) / num_batches
-        sampled = low + (places.astype(np.float32) * length.astype(jnp.float32)).astype(jnp.int32)
+        sampled = sampled_steps(low, length, num_batches)
 
         def own(step):
             return together(at(step) if at else state, step)
@@ -116,7 +114,7 @@ class Segment:
             own = self.at(step)
             at_mean, at_batch = self._transposed(own, mean), self._transposed(own, grads)
             # Since the run began: what lasts longer than that is yet to come.
-            lasting = step.astype(jnp.float32)
+            lasting = (step + self.run.first).astype(jnp.float32)
             response = mean_response(
                 remembers, lasting, at_mean, at_batch, own.params, decays=decays
             )
@@ -166,13 +164,11 @@ class Segment:
             count = jnp.int32(len(self.sampled))
         else:
             count = jnp.minimum(self.length, min(num_terms or NUM_PIECES, NUM_PIECES))
-        size, larger = self.length // count, self.length % count
         since = lambda step: (self.length - step).astype(jnp.float32)
 
         def add(done, terms):
             index = count - 1 - done
-            low = index * size + jnp.minimum(index, larger)
-            length = size + (index < larger).astype(low.dtype)
+            low, length = part_of(self.length, index, count)
             step = self.low + jnp.minimum(low + length // 2, self.length - 1)
             if num_terms == 1:
                 step = self.sampled[index]
@@ -207,11 +203,7 @@ class Segment:
             at_mean = self._transposed(self.at(middle), mean)
             given = memory.amplified(at_mean(_share(integral, 1, some)).opt_state)
             inside = memory.during(some, d_opt_state, given)
-            count = 1
-            if mixed:
-                count = (
-                    some if num_terms == EACH else jnp.minimum(some, -(-num_terms // NUM_PIECES))
-                )
+            count = jnp.minimum(some, terms_in_piece(some, num_terms)) if mixed else 1
             parts = _share(integral, 1, count), _share(inside, length, count)
 
             def add_step(index, d_hparams):
@@ -296,6 +288,41 @@ class Segment:
         # Those that read the loss do not come here.
         loss = jnp.zeros((), jnp.result_type(*jax.tree.leaves(self.state.params)))
         return lambda grads, opt_state, params: update(grads, opt_state, params, loss)
+
+
+def sampled_steps(low: Steps, length: Steps, num_batches: int) -> Steps:
+    """Steps spread over a segment.
+
+    One in each of as many equal parts, at the multiples of the golden ratio: evenly spaced ones
+    would meet the same batches again wherever batches come in cycles.
+    """
+    index = np.arange(num_batches)
+    places = ((index + (0.5 + index * 0.6180339887498949) % 1) / num_batches).astype(np.float32)
+    return low + (places * length.astype(np.float32)).astype(np.int32)
+
+
+def part_of(length: Steps, index: Steps, count: Steps) -> tuple[Steps, Steps]:
+    """Where part `index` of `count` parts of a length begins, and its own length."""
+    size, larger = length // count, length % count
+    return index * size + index - (index > larger) * (index - larger), size + (index < larger)
+
+
+def terms_in_piece(length: Steps, num_terms: int) -> Steps:
+    """Of how many of its steps, at most, a piece takes the terms."""
+    return length if num_terms == EACH else length * 0 - (-num_terms // NUM_PIECES)
+
+
+def read_steps(low: int, length: int, num_batches: int, num_terms: int) -> np.ndarray:
+    """The steps of a segment whose batches are read."""
+    sampled = sampled_steps(np.int32(low), np.int32(length), num_batches)
+    if num_terms == 1:
+        return np.unique(sampled)
+    read, count = [sampled], min(length, min(num_terms or NUM_PIECES, NUM_PIECES))
+    for piece in range(count):
+        begin, size = part_of(length, piece, count)
+        terms = min(size, terms_in_piece(size, num_terms))
+        read.append(low + begin + (2 * np.arange(terms) + 1) * size // (2 * terms))
+    return np.unique(np.concatenate(read))
 
 
 def _share(z: PyTree, part: Array | int, whole: Array | int) -> PyTree:

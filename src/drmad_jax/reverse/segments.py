@@ -4,11 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.inside_segment import EACH, Segment
+from drmad_jax.reverse.inside_segment import EACH, Segment, read_steps
 from drmad_jax.reverse.lanczos import positive_flow
 from drmad_jax.reverse.optimizer_fit import misfit
 from drmad_jax.reverse.optimizer_response import geometric_limit
@@ -82,6 +83,14 @@ class Segments(ReverseSteps):
         """Losses whose curvature need not be symmetric, and optimizers without a mean response."""
         rules = run.rules_in_loss(state, hparams)
         return said_of(rules) if rules else misfit(run, state, hparams)
+
+    def reads(self, run: Run, visits: Visits, index: int) -> np.ndarray:
+        """Those of the products, those of the terms, and that of the last step where it begins."""
+        edges = np.asarray(visits.edges)
+        low, length = int(edges[index]), int(edges[index + 1] - edges[index])
+        num_terms = EACH if self.num_terms is None else self.num_terms
+        steps = read_steps(low, length, self.num_batches, num_terms)
+        return np.union1d(steps, run.end - 1) if edges[index + 1] == run.end else steps
 
     def begin(
         self, run: Run, hparams: PyTree, final: TrainState, cotangent: Cotangent
