@@ -6,6 +6,8 @@ import optax
 import pytest
 
 import drmad_jax as dj
+import problems
+from drmad_jax.reverse.paths import Means
 
 LAYERS = (784, 50, 50, 50, 10)
 
@@ -111,8 +113,22 @@ def test_segments_hold_few_vectors_like_the_weights():
     Weights and no activations to speak of. Before derivatives were taken anew where they are read
     they were 59.
     """
-    spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     width, num_products = 400, 5
+    segments = dj.segments(8, num_products=num_products, num_batches=4)
+    vectors = 3 * states_of_two_matrices(width, dj.drmad(steps=segments))
+    assert vectors < 8 * 3 + 2 * 3 + num_products + 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_steps", [500, 2000, 20_000])
+def test_a_large_state_is_held_twelve_times(num_steps):
+    """Means in bfloat16, and few states of the exact end."""
+    assert states_of_two_matrices(4000, dj.drmad(), num_steps) < 12
+
+
+def states_of_two_matrices(width, method, num_steps=1000):
+    """Temporary memory in training states, of weights with Adam and no activations to speak of."""
+    spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     params = {"a": spec(width, width), "b": spec(width, width)}
 
     def loss(w, h, x):
@@ -120,9 +136,23 @@ def test_segments_hold_few_vectors_like_the_weights():
         return jnp.mean((jnp.tanh(x @ w["a"]) @ w["b"]) ** 2) + penalty
 
     problem = dj.Problem(loss, loss, optax.adam(1e-3, eps_root=1e-8))
-    method = dj.drmad(steps=dj.segments(8, num_products=num_products, num_batches=4))
-    compute = dj.hypergradient(problem, num_steps=1000, method=method)
+    compute = dj.hypergradient(problem, num_steps=num_steps, method=method)
+    batches = lambda step: jnp.full((2, width), step, jnp.float32)
+    call = jax.jit(lambda h, w, outer: compute(h, w, batches, outer))
     with jax.numpy_dtype_promotion("standard"):  # optax.adam's own update asks for it
-        lowered = jax.jit(compute).lower(spec(), params, spec(1000, 2, width), spec(2, width))
-    vectors = lowered.compile().memory_analysis().temp_size_in_bytes / (8 * width**2)
-    assert vectors < 8 * 3 + 2 * 3 + num_products + 9
+        lowered = call.lower(spec(), params, spec(2, width))
+    return lowered.compile().memory_analysis().temp_size_in_bytes / (3 * 8 * width**2)
+
+
+@pytest.mark.slow
+def test_means_in_low_precision_are_the_means():
+    """Where memory is scarce; the hypergradient hardly knows."""
+    problem = problems.problem(problems.CHAINS["momentum"])
+    call = lambda exact: jax.jit(
+        dj.hypergradient(
+            problem, num_steps=60, method=dj.drmad(path=Means(exact=exact), steps=dj.segments(3))
+        )
+    )(problems.hparams(), problems.params(), problems.batches(), problems.data())
+    found, wanted = call(False).grad, call(True).grad
+    # Ten roundings.
+    assert 1e-12 < problems.relative_error(found, wanted) < 10 * 2**-9

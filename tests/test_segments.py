@@ -247,7 +247,7 @@ def test_means_are_the_means_of_the_trajectory():
     edges = means.steps(7).edges
     for segment, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
         mean = jax.tree.map(lambda *x: sum(x) / len(x), *[s.params for s in states[low:high]])
-        kept = jax.tree.map(lambda x, k=segment: x[k], trace.of_path.kept.params)
+        kept = jax.tree.map(lambda x, k=segment: x[k], trace.track.kept[1].params)
         assert problems.relative_error(kept, mean) < 1e-12
 
 

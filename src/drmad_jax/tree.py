@@ -116,6 +116,11 @@ def on_device(tree: PyTree) -> PyTree:
     return jax.tree.map(move, tree)
 
 
+def num_bytes(tree: PyTree) -> int:
+    """Of all leaves, in whole."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
     """Sum of squares of every entry, accumulated in at least float32."""
     leaves = jax.tree.leaves(tree)

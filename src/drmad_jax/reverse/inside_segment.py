@@ -304,7 +304,9 @@ def sampled_steps(low: Steps, length: Steps, num_batches: int) -> Steps:
 def part_of(length: Steps, index: Steps, count: Steps) -> tuple[Steps, Steps]:
     """Where part `index` of `count` parts of a length begins, and its own length."""
     size, larger = length // count, length % count
-    return index * size + index - (index > larger) * (index - larger), size + (index < larger)
+    least = min if isinstance(index, int) else jnp.minimum
+    begins = lambda index: index * size + least(index, larger)
+    return begins(index), begins(index + 1) - begins(index)
 
 
 def terms_in_piece(length: Steps, num_terms: int) -> Steps:

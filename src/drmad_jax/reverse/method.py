@@ -128,8 +128,8 @@ class Reverse(Method):
         if rules:
             curvature = "hessian"
             warn(f"{said_of(rules)}: {_AS_WRITTEN}")
-        steps = self.steps.resolve(run, state, hparams)
-        return dataclasses.replace(self, steps=steps, curvature=curvature)
+        steps, path = self.steps.resolve(run, state, hparams), self.path.resolve(state)
+        return dataclasses.replace(self, path=path, steps=steps, curvature=curvature)
 
     def begin(self, run: Run, state: TrainState, hparams: PyTree) -> Tape:
         """What the path remembers."""
@@ -289,8 +289,8 @@ def _with_share(state: TrainState, share: TrainState) -> TrainState:
     return tree.add(state._replace(opt_state=None), share)._replace(opt_state=state.opt_state)
 
 
-EXACT_PATH = Checkpoints(None)
-EXACT = Reverse(EXACT_PATH, EveryStep())
+TRUE_PATH = Checkpoints(None, None)
+EXACT = Reverse(TRUE_PATH, EveryStep())
 _AS_WRITTEN = (
     "each curvature product is taken as they are written, reverse over reverse and with the whole "
     "Hessian, which costs more"

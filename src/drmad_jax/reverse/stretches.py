@@ -12,7 +12,7 @@ from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import DependsOn, Info, Method
 from drmad_jax.reverse.guard import start_guard
-from drmad_jax.reverse.method import EXACT, EXACT_PATH, Back, Reverse, Tape
+from drmad_jax.reverse.method import EXACT, TRUE_PATH, Back, Reverse, Tape
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent
 
@@ -59,12 +59,14 @@ class Stretches(Method):
             read the batch, and for models with a state, "tuning" for others.
         save: Whether runs so short that segments would cost more than they save are exact as a
             whole.
+        last: The way back through the last stretch.
     """
 
     first: Reverse
     num_last: int | None = None
     serves: Serves = "auto"
     save: bool = True
+    last: Reverse = EXACT
 
     def resolve(self, run: Run, state: TrainState, hparams: PyTree) -> Method:
         """With a length and a purpose; exact as a whole where segments do not fit or save."""
@@ -82,13 +84,15 @@ class Stretches(Method):
             has_state = bool(jax.tree.leaves(tree.partition(state.model_state)[0]))
             of_steps = has_state or self.first.steps.read(run, state, hparams)
             serves = "this_run" if of_steps else "tuning"
-        return dataclasses.replace(self, first=first, num_last=count, serves=serves)
+        path = dataclasses.replace(TRUE_PATH.resolve(state), averages=serves == "tuning")
+        last = dataclasses.replace(EXACT, path=path)
+        return dataclasses.replace(self, first=first, last=last, num_last=count, serves=serves)
 
     def begin(self, run: Run, state: TrainState, hparams: PyTree) -> StretchesTape:
         """What both paths remember."""
         first, last = self._runs(run)
         of_first = self.first.begin(first, state, hparams)
-        return StretchesTape(of_first, self._exact().begin(last, state, hparams))
+        return StretchesTape(of_first, self.last.begin(last, state, hparams))
 
     def advance(
         self,
@@ -99,7 +103,7 @@ class Stretches(Method):
         until: Array | int | None = None,
     ) -> StretchesTape:
         """Trains through the first stretch, then through the last."""
-        (first, last), exact = self._runs(run), self._exact()
+        (first, last), exact = self._runs(run), self.last
         if until is None:
             of_first = self.first.advance(first, tape.first, hparams)
             state = self.first.path.last(of_first.track)
@@ -124,7 +128,7 @@ class Stretches(Method):
         """As both stretches do."""
         first, last = self._runs(run)
         _, of_first = self.first.ended(first, tape.first, hparams)
-        final, of_last = self._exact().ended(last, tape.last, hparams)
+        final, of_last = self.last.ended(last, tape.last, hparams)
         return final, StretchesTape(of_first, of_last)
 
     def judged(self, final: TrainState, trace: StretchesTape) -> TrainState:
@@ -145,7 +149,7 @@ class Stretches(Method):
         if self.serves == "tuning":
             state = jax.tree.map(lambda x: x / (last.length + 1), cotangent.state)
             share, cotangent = state._replace(opt_state=None), cotangent._replace(state=state)
-        back = self._exact().turn_with(last, trace.last, cotangent, guard)
+        back = self.last.turn_with(last, trace.last, cotangent, guard)
         later = self.first.turn_with(first, trace.first, cotangent, guard)
         return StretchesBack(later, back, share, cotangent.hparams, cotangent.hparams)
 
@@ -156,7 +160,7 @@ class Stretches(Method):
     def reads(self, run: Run) -> list[np.ndarray]:
         """Of both stretches."""
         first, last = self._runs(run)
-        return self.first.reads(first) + self._exact().reads(last)[1:]
+        return self.first.reads(first) + self.last.reads(last)[1:]
 
     def retreat(
         self, run: Run, back: StretchesBack, hparams: PyTree, low: Array | int, high: Array | int
@@ -167,7 +171,7 @@ class Stretches(Method):
             least, most = min, max
         else:
             least, most = jnp.minimum, jnp.maximum
-        of_last = self._exact().retreat(
+        of_last = self.last.retreat(
             last, back.last, hparams, most(low - border, 0), most(high - border, 0),
             share=back.share,
         )  # fmt: skip
@@ -209,14 +213,9 @@ class Stretches(Method):
             return min(self.num_last, num_steps)
         return min(num_steps, max(1, round((20 * num_steps) ** 0.25)) ** 2)
 
-    def _exact(self) -> Reverse:
-        """The way back through the last stretch."""
-        path = dataclasses.replace(EXACT_PATH, averages=self.serves == "tuning")
-        return dataclasses.replace(EXACT, path=path)
-
     def _num_visits(self, run: Run) -> tuple[int, int]:
         first, last = self._runs(run)
-        return self.first.num_visits(first), self._exact().num_visits(last)
+        return self.first.num_visits(first), self.last.num_visits(last)
 
     def _runs(self, run: Run) -> tuple[Run, Run]:
         border = run.num_steps - self.length_of_end(run.num_steps)

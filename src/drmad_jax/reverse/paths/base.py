@@ -25,6 +25,9 @@ Visit = Callable[[Carry, TrainState, Array | None, At | None], Carry]
 # are far below; of larger ones only those that do not change in training (a lookup table) are known
 # on a stand-in path.
 LARGEST_RECORDED_LEAF = 64
+# From so many bytes of weights and optimizer state on, memory is scarce and steps are cheap beside
+# it: fewer states are kept than time alone would ask for.
+LARGE_STATE = 2**28
 
 
 @runtime_checkable
@@ -47,6 +50,10 @@ class Path(Protocol):
     def unknown(self, run: Run, state: TrainState, hparams: PyTree) -> list[str]:
         """Names of leaves of the state that it would need, and does not know at each step."""
         return []
+
+    def resolve(self, state: TrainState) -> "Path":
+        """The path for a state like this one, its open choices made."""
+        return self
 
     def lengths(self, run: Run, visits: Visits) -> list[int]:
         """Steps from one note to the next, in order; all of the stretch in one piece by default."""

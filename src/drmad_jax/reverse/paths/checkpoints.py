@@ -11,7 +11,14 @@ from jaxtyping import Array, PyTree
 
 from drmad_jax import tree
 from drmad_jax.problem import TrainState
-from drmad_jax.reverse.paths.base import Carry, Path, Visit, pass_over_unweighted, weights_of
+from drmad_jax.reverse.paths.base import (
+    LARGE_STATE,
+    Carry,
+    Path,
+    Visit,
+    pass_over_unweighted,
+    weights_of,
+)
 from drmad_jax.reverse.paths.schedule import (
     MOST_EVALUATIONS,
     Schedule,
@@ -23,6 +30,9 @@ from drmad_jax.reverse.paths.schedule import (
 )
 from drmad_jax.reverse.steps import Visits
 from drmad_jax.training.run import Run
+
+# States kept where memory is scarce.
+FEW = 4
 
 
 class Track(NamedTuple):
@@ -49,16 +59,25 @@ class Checkpoints(Path):
             the last one 1. (1,) stores every state; (k, 1) stores every k-th and computes the k
             states of one interval again on the way back. `None` leaves the choice to `levels`.
         levels: How often each step is computed at most, training included; in as few states as
-            that allows (binomial checkpoints).
+            that allows (binomial checkpoints). `None` for 2, or for a budget of `FEW` states where
+            the state is large (`LARGE_STATE`).
         budget: Number of states that may be stored at a time; each step is computed as seldom as
             fits.
         averages: Whether the mean of weights and model state over all states is wanted.
     """
 
     intervals: tuple[int, ...] | None = (1,)
-    levels: int = 2
+    levels: int | None = 2
     budget: int | None = None
     averages: bool = False
+
+    def resolve(self, state: TrainState) -> "Checkpoints":
+        """With a number of levels, or a budget where the state is large."""
+        if (self.intervals, self.levels, self.budget) != (None, None, None):
+            return self
+        if tree.num_bytes(state) < LARGE_STATE:
+            return dataclasses.replace(self, levels=2)
+        return dataclasses.replace(self, budget=FEW)
 
     def is_true(self, num_steps: int) -> bool:
         """Always."""
@@ -165,7 +184,7 @@ def planned(path: Checkpoints, count: int) -> Schedule:
         fitting = tuple(every for every in path.intervals if every <= count)
         return schedule(count, nested(fitting or (1,)))
     if path.budget is None:
-        return schedule(count, binomial(slots_for(count, min(path.levels, MOST_EVALUATIONS))))
+        return schedule(count, binomial(slots_for(count, min(path.levels or 2, MOST_EVALUATIONS))))
     if path.budget >= count:
         return schedule(count, nested((1,)))
     # One for the states that are stored for nobody.
