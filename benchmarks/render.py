@@ -17,6 +17,7 @@ from benchmarks import (
     records,
     reversible_memory,
     scale,
+    streams,
 )
 from benchmarks.accuracy import page as study
 from benchmarks.breakdown import page as breakdown
@@ -33,6 +34,7 @@ BENCHMARKS = (
     breakdown.BENCHMARK,
     programs.BENCHMARK,
     scale.BENCHMARK,
+    streams.BENCHMARK,
     first_result.BENCHMARK,
     memory.BENCHMARK,
     population.BENCHMARK,
