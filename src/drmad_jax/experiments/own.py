@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config
+from drmad_jax.experiments.config.data import NoData
 from drmad_jax.experiments.errors import ConfigError
 
 
@@ -74,10 +75,10 @@ class Given:
         Raises:
             ConfigError: If there is such a thing.
         """
-        inner, data = self._config.inner, self._config.data
+        inner = self._config.inner
         written = {
             "inner.optimizer": inner.optimizer.options,
-            "data": data.model_fields["kind"].default != "none",
+            "data": not isinstance(self._config.data, NoData),
         }
         for key, is_there in written.items():
             if is_there and key not in self._asked:

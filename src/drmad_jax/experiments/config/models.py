@@ -81,6 +81,10 @@ class NoModel(Section):
 
     kind: Literal["none"] = "none"
 
+    @classmethod
+    def _unknown(cls) -> str:
+        return "unknown key: a problem of your own (task.module) makes its model itself"
+
     def to_table(self) -> None:
         """Nothing to write."""
 

@@ -81,7 +81,9 @@ def check_training(config: Config, task: Task, data: PyTree) -> None:
         carry, inputs = init_carry(config, task), task.sample(key, data)
         return carry, train_once(task.problem, carry.hparams, inputs, config.inner.num_steps)
 
-    with told_of_config():
+    # Those of a problem of one's own come from there.
+    whose = f" with {config.task.module}" if config.task.names_code else ""
+    with told_of_config(f"this configuration cannot be run{whose}"):
         carry, state = jax.eval_shape(everything, outer_key(config, 0), data)
     arguments = config.method.parameters()
     count = max(1, *(n * arguments.get(name, 0) for name, n in _STATES_EACH.items()))
