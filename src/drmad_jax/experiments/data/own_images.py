@@ -90,7 +90,6 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"data.file: {path}: {error}; write it by numpy.savez") from error
 
 
-@functools.lru_cache(maxsize=1)
 def pools_of_file(path: Path, names: Sequence[str]) -> Pools:
     """The images of an .npz file.
 
@@ -104,6 +103,38 @@ def pools_of_file(path: Path, names: Sequence[str]) -> Pools:
     Raises:
         DatasetError: If it cannot be read, or holds no such arrays.
     """
+    return _of_file(path, tuple(names), _state([path]))
+
+
+def pools_of_folder(folder: Path, side: int | None, grey: bool) -> Pools:
+    """The pictures in a folder: a sub-folder for each class, or those in `train` and in `test`.
+
+    Args:
+        folder: The folder.
+        side: Pixels along each side, to which pictures are brought; `None` for those of one size.
+        grey: One channel in place of red, green and blue.
+
+    Returns:
+        The examples; the classes are numbered in the order of their names.
+
+    Raises:
+        DatasetError: If there are no such sub-folders, or a picture cannot be used.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"data.folder: there is no folder {folder}")
+    return _of_folder(folder, side, grey, _state(sorted(folder.rglob("*"))))
+
+
+def _state(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Changes whenever the files do, so that nothing stale is taken for what is there."""
+    stats = [(str(path), path.stat()) for path in paths if path.exists()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+# A run asks for the same examples several times: for their shape, their number, themselves.
+@functools.lru_cache(maxsize=1)
+def _of_file(path: Path, names: tuple[str, ...], state: Any) -> Pools:
+    del state
     arrays = read_npz(path)
     missing = [name for name in names[:2] if name not in arrays]
     has_test = [name in arrays for name in names[2:]]
@@ -128,22 +159,8 @@ def pools_of_file(path: Path, names: Sequence[str]) -> Pools:
 
 
 @functools.lru_cache(maxsize=1)
-def pools_of_folder(folder: Path, side: int | None, grey: bool) -> Pools:
-    """The pictures in a folder: a sub-folder for each class, or those in `train` and in `test`.
-
-    Args:
-        folder: The folder.
-        side: Pixels along each side, to which pictures are brought; `None` for those of one size.
-        grey: One channel in place of red, green and blue.
-
-    Returns:
-        The examples; the classes are numbered in the order of their names.
-
-    Raises:
-        DatasetError: If there are no such sub-folders, or a picture cannot be used.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"data.folder: there is no folder {folder}")
+def _of_folder(folder: Path, side: int | None, grey: bool, state: Any) -> Pools:
+    del state
     places = [folder / name for name in _SPLITS if (folder / name).is_dir()] or [folder]
     if len(places) == 2 or places == [folder]:
         classes = [_classes(place) for place in places]
