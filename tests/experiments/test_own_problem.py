@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_run import start_and_kill
@@ -118,6 +119,26 @@ def test_resuming_with_other_code_is_refused_by_name(home, tmp_path, capsys):
     assert outcome(folder) == before
 
 
+def test_every_run_draws_anew_and_holds_out_what_it_does_not_train_on(home):
+    text = (home / "diabetes.py").read_text()
+    text = text.replace("lambda key: jnp.zeros(10)", "lambda key: jax.random.normal(key, (10,))")
+    (home / "diabetes.py").write_text(text.replace("import jax.", "import jax, jax.", 1))
+    task = make_task(configs.load(home / "diabetes.toml", ["inner.batch_size=5"], runs_code=True))
+    data = task.load_data()
+    runs = [task.sample(jax.random.key(number), data) for number in (0, 0, 1)]
+    for part in (lambda run: run.params, lambda run: run.outer_batch[0], lambda run: run.key):
+        found = [np.asarray(jax.random.key_data(x) if part(runs[0]) is runs[0].key else x)
+                 for x in map(part, runs)]  # fmt: skip
+        assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
+    batches = [np.asarray(run.inner_batches(3)[1]) for run in runs]
+    assert batches[0].shape == (5,)
+    assert np.array_equal(batches[0], batches[1]) and not np.array_equal(batches[0], batches[2])
+    held_out = {row.tobytes() for row in np.asarray(runs[0].outer_batch[0])}
+    trained = {row.tobytes() for row in np.asarray(runs[0].inner_batches.data[0])}
+    assert held_out | trained == {row.tobytes() for row in np.asarray(data["train"][0])}
+    assert len(held_out) == len(trained) == 150
+
+
 WRONG_CODE = {
     "shape": ("jnp.zeros(10)", "jnp.zeros(9)", r"diabetes\.py, line 13: TypeError: dot_general"),
     "name": ("jnp.exp(h)", "jnp.exp(hh)", r"diabetes\.py, line 14: NameError: name 'hh'"),
@@ -154,6 +175,25 @@ def test_users_part_of_the_traceback_is_told(home, capsys):
     assert run(home) == 2
     frame = f'  File "{home / "diabetes.py"}", line 14, in <lambda>\n    penalised = lambda'
     assert frame in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_error_in_a_function_that_compiled_code_calls_is_told_likewise(home, capsys):
+    text = (home / "diabetes.py").read_text()
+    text = text.replace("lambda key: jnp.zeros(10)", "drawn")
+    text = text.replace("import jax.", "import jax, jax.", 1)
+    text = text.replace(
+        "\n\ndef make_task",
+        "\ndef fail(key):\n    raise OSError('the disk is full')\n\n"
+        "def drawn(key):\n"
+        "    like = jax.ShapeDtypeStruct((10,), 'float32')\n"
+        "    return jax.pure_callback(fail, like, jax.random.key_data(key))\n\n"
+        "def make_task",
+    )
+    (home / "diabetes.py").write_text(text)
+    assert run(home) == 2
+    said = capsys.readouterr().err.partition("error: ")[2]
+    assert re.match(r"task\.module: .*diabetes\.py, line 11, in fail: .*the disk is full", said)
 
 
 WRONG_CONFIG = {
@@ -224,6 +264,12 @@ def test_code_in_a_run_folder_is_never_run(home, trap, capsys, monkeypatch):
                 make_task(configs.load(config))
     (folder / "metrics.jsonl").unlink()
     assert main(["plot", str(folder)]) == 2
+    # The record alone is one as well.
+    (folder.parent / "alone.toml").write_text(
+        first.replace('"diabetes.py', f'"{folder}/diabetes.py')
+    )
+    assert main(["run", str(folder.parent / "alone.toml")]) == 2
+    assert "task.sha256: stands in the record of a run" in capsys.readouterr().err
     assert not sprung.exists()
 
 
@@ -272,7 +318,7 @@ def make_task(given, **options):
         train=draw,
         valid=lambda key: draw(key)[0],
         project=lambda h: jax.tree.map(lambda x: jnp.clip(x, 0.04, 1), h),
-        metrics=lambda w, h, test, *, model_state: {"visits": model_state, "gap": (w - 1) ** 2},
+        metrics=lambda w, h, test, *, model_state: {"visits": model_state, "is_up": w > 0},
     )
 """
 

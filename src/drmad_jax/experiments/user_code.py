@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import sysconfig
 import traceback
@@ -16,10 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
+
 from drmad_jax.experiments.errors import ConfigError, ExperimentError, UserCodeError
 
 # Marks a module that was loaded here.
 _MARK = "__drmad_jax_task__"
+_FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = tuple(
     Path(path).resolve()
@@ -142,11 +146,18 @@ def blame(error: BaseException) -> str | None:
         frames.append(
             traceback.FrameSummary(error.filename, error.lineno or 0, "<module>", line=text)
         )
+    # Of a function that compiled code calls, JAX has the traceback as a text.
+    said = str(error).strip()
+    for file, line, name in _FRAME.findall(said) if not frames else ():
+        if _is_users(file, {}):
+            frames.append(traceback.FrameSummary(file, int(line), name))
     if not frames:
         return None
     last = frames[-1]
     where = "" if last.name.startswith("<") else f", in {last.name}"
-    said = str(error).strip().partition("\n\n")[0] or "no message"
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        said = said.rpartition("\n")[2]
+    said = said.partition("\n\n")[0] or "no message"
     told = (
         traceback.format_list(frames) if len(frames) < 20 else traceback.format_list(frames[-20:])
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import pydantic
 from jaxtyping import Array, PyTree
 
@@ -147,8 +148,9 @@ class ConfiguredTask(Task[OwnConfig, Section, Section]):
         return jax.device_put({k: None if callable(v) else v for k, v in found.items()})
 
     def init_hparams(self) -> PyTree:
-        """The hyperparameters as they came."""
-        return jax.tree.map(jax.numpy.asarray, self.own.hparams)
+        """The hyperparameters as they came, plain numbers as arrays like those of later steps."""
+        array = lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf))
+        return jax.tree.map(array, self.own.hparams)
 
     def sample(self, key: Array, data: PyTree) -> Inputs:
         """New weights, new batches, and a new validation set where it is drawn."""
@@ -206,12 +208,12 @@ def _checked(found: Any, module: str) -> Scores:
                 f"task.module: `metrics` of {module} must not be called {name!r}; expected a plain "
                 f"name other than {', '.join(RESERVED)}"
             )
-        if jax.numpy.shape(value) != ():
+        if jnp.shape(value) != ():
             raise ConfigError(
                 f"task.module: `metrics` of {module} must return scalars, got {name} of shape "
-                f"{jax.numpy.shape(value)}"
+                f"{jnp.shape(value)}"
             )
-    return {name: jax.numpy.asarray(value) for name, value in found.items()}
+    return {name: jnp.asarray(value, float) for name, value in found.items()}
 
 
 def _is_plain(value: Any) -> bool:
