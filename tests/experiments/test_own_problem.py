@@ -146,6 +146,7 @@ WRONG_CODE = {
     "import": ("import jax.numpy as jnp", "import jaxx", r"line 3: ModuleNotFoundError: No module"),
     "exit": ("\n\ndef make", "\nraise SystemExit(0)\ndef make", r"line 10: SystemExit: 0"),
     "syntax": ("def make_task(", "def make_task((", r"diabetes\.py, line 11: SyntaxError: "),
+    "vector": ("batch: jnp.mean(", "batch: abs(", r"cannot be run with diabetes\.py:make_task"),
     "return": ("return OwnTask(", "return dict(", r"make_task of diabetes\.py must return a .*own"),
     "metric": ("{\"test_mse\": loss(w, h, test)}", "{\"test_mse\": w}", r"must return scalars"),
     "taken": ("\"test_mse\"", "\"outer_loss\"", r"must not be called 'outer_loss'"),

@@ -82,7 +82,8 @@ def check_training(config: Config, task: Task, data: PyTree) -> None:
         return carry, train_once(task.problem, carry.hparams, inputs, config.inner.num_steps)
 
     # Those of a problem of one's own come from there.
-    whose = f" with {config.task.module}" if config.task.names_code else ""
+    module = getattr(config.task, "module", None)
+    whose = f" with {module}" if module else ""
     with told_of_config(f"this configuration cannot be run{whose}"):
         carry, state = jax.eval_shape(everything, outer_key(config, 0), data)
     arguments = config.method.parameters()
