@@ -45,15 +45,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(add("run", _run, "run an experiment"))
     _add_compare(add("compare", _compare, "compare methods with the exact one"))
     plot = add("plot", _plot, "draw the figures of a run or a comparison again")
-    plot.add_argument("folder", type=Path, metavar="DIR", help="its folder")
+    plot.add_argument("folder", type=Path, metavar="DIR", help="its folder; no code in it is run")
     report = add("report", _report, "write a page about runs, with tables and figures")
     report.add_argument(
         "folders", type=Path, metavar="RUNS", nargs="+",
-        help="run folders, or folders that contain them",
+        help="run folders, or folders that contain them; no code in them is run",
     )  # fmt: skip
     _add_out(report, "FILE", "(default: report.html in the first of RUNS)")
     prepare = add("prepare", _prepare, "download and prepare a data set")
-    names = "mnist, fashion_mnist, cifar10 or omniglot"
+    names = "mnist, fashion_mnist, cifar10, omniglot, or any other of TensorFlow Datasets"
     prepare.add_argument("dataset", metavar="DATASET", help=names)
     add("methods", _methods, "say what each method is, what it costs and where it is wrong")
     return parser
@@ -65,7 +65,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "--all", action="store_true", help="run every variant, the file's own settings first"
     )
     _add_out(run, "DIR", "run folder (default: runs/<name>, with a folder for each variant in it)")
-    run.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    run.add_argument(
+        "--resume", action="store_true",
+        help="go on with the run in the folder, which CONFIG must be the same as; a folder's own "
+        "record of it runs no code",
+    )  # fmt: skip
     processes = run.add_argument_group(
         "several processes",
         "Start the same command in each. All compute, the first one writes the run folder; the "
@@ -100,7 +104,9 @@ def _add_out(command: argparse.ArgumentParser, name: str, text: str) -> None:
 def _add_config(command: argparse.ArgumentParser) -> Any:
     """The words that choose a configuration; returns the group of `--variant`."""
     command.add_argument(
-        "config", metavar="CONFIG", help="a TOML file, such as configs/digits_l2.toml"
+        "config",
+        metavar="CONFIG",
+        help="a TOML file, such as configs/digits_l2.toml; code that it names (task.module) is run",
     )
     variants = command.add_mutually_exclusive_group()
     variants.add_argument("--variant", metavar="NAME", help="a variant of the config")
@@ -135,7 +141,9 @@ def _load(options: argparse.Namespace) -> Any:
     from drmad_jax.experiments import config as configs
 
     path, overrides = options.config, options.overrides
-    return configs.load(path, overrides, variant=options.variant, smoke=options.smoke)
+    # Whoever names a config here asks for it to be run, with the code that it names.
+    chosen = {"variant": options.variant, "smoke": options.smoke, "runs_code": True}
+    return configs.load(path, overrides, **chosen)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -168,7 +176,7 @@ def _place(options: argparse.Namespace) -> Place | None:
 def _run_all(options: argparse.Namespace, place: Place | None) -> None:
     from drmad_jax.experiments.runs.all_variants import load_all, run_all
 
-    variants = load_all(options.config, options.overrides, smoke=options.smoke)
+    variants = load_all(options.config, options.overrides, smoke=options.smoke, runs_code=True)
     root = options.out or Path("runs") / variants[0].name
     stopped = []
     with joined(place):

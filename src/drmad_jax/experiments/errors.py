@@ -13,6 +13,10 @@ class ConfigError(ExperimentError, ValueError):
     exit_code = 2
 
 
+class UserCodeError(ConfigError):
+    """An exception within the user's own code; the message names file and line."""
+
+
 class RunFolderError(ExperimentError):
     """A run folder that cannot be used in the way asked for."""
 

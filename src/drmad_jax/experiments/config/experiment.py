@@ -9,9 +9,9 @@ import pydantic
 import tomli_w
 
 from drmad_jax.experiments.config import variants
-from drmad_jax.experiments.config.data import DataConfig
-from drmad_jax.experiments.config.factories import Method, Optimizer
-from drmad_jax.experiments.config.models import MLPConfig, ModelConfig
+from drmad_jax.experiments.config.data import PLACED, DataConfig, NoData, OwnDataConfig
+from drmad_jax.experiments.config.factories import Method, NoOptimizer, Optimizer
+from drmad_jax.experiments.config.models import MLPConfig, ModelConfig, NoModel
 from drmad_jax.experiments.config.section import (
     MOST_STEPS,
     Count,
@@ -23,8 +23,11 @@ from drmad_jax.experiments.config.section import (
     flatten,
     one_of,
 )
-from drmad_jax.experiments.config.task import TaskConfig, sections
-from drmad_jax.experiments.errors import ConfigError
+from drmad_jax.experiments.config.task import OWN, TaskConfig, names_code, sections
+from drmad_jax.experiments.errors import ConfigError, UserCodeError
+
+# Files beside a configuration that make it the record of a run or a comparison.
+_RECORDS = ("metrics.jsonl", "summary.json", "judge.jsonl", "checkpoints", "compare.json")
 
 
 class InnerConfig(Section):
@@ -68,6 +71,18 @@ class JudgeConfig(Section):
     num_seeds: Count = 0
 
 
+class OwnInnerConfig(InnerConfig):
+    """Section `[inner]` of a problem of the user's own.
+
+    Attributes:
+        batch_size: Examples per minibatch; 0, or unset, for all of them at every step.
+        optimizer: For a problem that asks for it.
+    """
+
+    batch_size: Count = 0
+    optimizer: Optimizer = NoOptimizer()
+
+
 class Config(Section):
     """A whole experiment.
 
@@ -106,12 +121,22 @@ class Config(Section):
         return self.variant or variants.BASE
 
 
+class OwnProblemConfig(Config):
+    """An experiment on a problem of the user's own, which brings what it needs."""
+
+    # Sections are frozen, so that narrower ones may stand in their place.
+    data: OwnDataConfig = NoData()  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: NoModel = NoModel()  # pyright: ignore[reportIncompatibleVariableOverride]
+    inner: OwnInnerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
 def load(
     path: Path | str,
     overrides: Iterable[str] = (),
     *,
     variant: str | None = None,
     smoke: bool = False,
+    runs_code: bool = False,
 ) -> Config:
     """Reads a configuration file: its own settings, then variant, then smoke test, then overrides.
 
@@ -121,19 +146,28 @@ def load(
             and as a string where it is none.
         variant: A name under `[variants]`; `None` or "base" for the file's own settings.
         smoke: Apply the table `[smoke]`, for a run that only shows that everything works.
+        runs_code: Whether code that the file names (`task.module`) may be run later on; for files
+            that were given for that, and never for the record in a run folder.
 
     Returns:
         The checked configuration.
 
     Raises:
-        ConfigError: If the file cannot be read, there is no such variant or smoke test, or a key
-            or value is wrong.
+        ConfigError: If the file cannot be read, there is no such variant or smoke test, a key or
+            value is wrong, or code that may be run is not there.
     """
     table = variants.choose(_read(path), variant=variant, smoke=smoke)
     for override in overrides:
         _override(table, override)
+    folder = Path(path).parent
     try:
-        return parse(table)
+        config = parse(_with_full_paths(table, folder))
+        if not runs_code:
+            return config
+        _refuse_record(Path(path), config)
+        return config.model_copy(update={"task": config.task.given_on_purpose(folder)})
+    except UserCodeError:
+        raise
     except ConfigError as error:
         where = f" (variant {table['variant']})" if table.get("variant") else ""
         raise ConfigError(f"{error}{where}") from error
@@ -166,8 +200,11 @@ def parse(table: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: If a key or value is wrong.
     """
+    kind: type[Config] = Config
+    if names_code(table):
+        kind, table = OwnProblemConfig, {**table, "task": {"kind": OWN, **table["task"]}}
     try:
-        config = Config.model_validate(table)
+        config = kind.model_validate(table)
     except pydantic.ValidationError as error:
         raise ConfigError(explain(error, table)) from error
     except RecursionError as error:
@@ -201,6 +238,29 @@ def differences(old: Config, new: Config) -> list[str]:
     before, after = flatten(dump(old)), flatten(dump(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key, 'unset')!r} -> {after.get(key, 'unset')!r}" for key in keys]
+
+
+def _with_full_paths(table: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The same with files of data named from the root: relative ones are meant from the config."""
+    data = table.get("data")
+    if not isinstance(data, Mapping) or data.get("kind", "images") not in PLACED:
+        return table
+    full = {
+        key: str((folder / Path(data[key]).expanduser()).absolute())
+        for key in ("file", "folder")
+        if isinstance(data.get(key), str) and data[key].isprintable()
+    }
+    return {**table, "data": {**data, **full}}
+
+
+def _refuse_record(path: Path, config: Config) -> None:
+    """What lies in a run folder was written by a run, or by whoever the folder came from."""
+    beside = [name for name in _RECORDS if (path.parent / name).exists()]
+    if config.task.names_code and beside:
+        raise ConfigError(
+            f"task.module: {path} lies in a run folder (beside {beside[0]}), from which no code is "
+            "run; give the config that the run was made from"
+        )
 
 
 def _read(path: Path | str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from drmad_jax.experiments.config.section import (
     shown,
     suggest,
 )
+from drmad_jax.experiments.errors import ConfigError
 
 # Line searches ask for the loss as a function, which an unrolled step does not have.
 _UNSUITABLE_OPTIMIZERS = ("lbfgs",)
@@ -126,6 +127,33 @@ class Optimizer(Factory):
     def choices(cls) -> dict[str, Callable[..., optax.GradientTransformation]]:
         """The public optimizers of optax."""
         return {name: value for name, value in vars(optax).items() if _is_optimizer(name, value)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptimizer(Optimizer):
+    """In the place of a section `[inner.optimizer]` that is left out, by tasks that make their own.
+
+    Attributes:
+        name: Not written anywhere.
+    """
+
+    name: str = "none"
+
+    def to_table(self) -> Any:
+        """Nothing to write."""
+        return None
+
+    def build(self) -> Any:
+        """Refuses.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError("inner.optimizer: missing; the task asks for it")
+
+    def parameters(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
 
 class Method(Factory):

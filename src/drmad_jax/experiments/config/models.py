@@ -76,6 +76,19 @@ class PyramidConfig(Section):
     dilations: Integers = (1, 2, 4)
 
 
+class NoModel(Section):
+    """Section `[model]` of a task that makes its own model: it is left out."""
+
+    kind: Literal["none"] = "none"
+
+    @classmethod
+    def _unknown(cls) -> str:
+        return "unknown key: a problem of your own (task.module) makes its model itself"
+
+    def to_table(self) -> None:
+        """Nothing to write."""
+
+
 KINDS = MLPConfig, ConvConfig, DenseNetConfig, PyramidConfig
 ModelConfig = Annotated[
     MLPConfig | ConvConfig | DenseNetConfig | PyramidConfig, one_of(lambda: KINDS)

@@ -156,7 +156,8 @@ def dump(value: Any) -> Any:
     if hasattr(value, "to_table"):
         return value.to_table()
     if isinstance(value, Section):
-        return {name: dump(item) for name, item in value if item is not None}
+        made = {name: dump(item) for name, item in value}
+        return {name: item for name, item in made.items() if item is not None}
     return list(value) if isinstance(value, tuple) else value
 
 

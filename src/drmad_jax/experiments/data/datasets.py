@@ -116,7 +116,7 @@ def prepare(name: str) -> Path | None:
     """Downloads a data set and prepares it to be read without TensorFlow.
 
     Args:
-        name: One of `PREPARABLE`.
+        name: One of `PREPARABLE`, or of TensorFlow Datasets.
 
     Returns:
         The folder it was prepared in; `None` if nothing had to be done.
@@ -124,10 +124,13 @@ def prepare(name: str) -> Path | None:
     Raises:
         DatasetError: If the name is unknown, or TensorFlow is missing.
     """
-    if name not in PREPARABLE:
-        raise DatasetError(f"unknown data set {name!r}; expected one of {', '.join(PREPARABLE)}")
+    if name not in PREPARABLE and not is_known(name):
+        raise DatasetError(
+            f"unknown data set {name!r}; expected one of {', '.join(PREPARABLE)}, or of "
+            "https://www.tensorflow.org/datasets/catalog"
+        )
     is_bundled = name in DATASETS and DATASETS[name].bundled
-    if is_bundled or _prepared_folder(name) is not None:
+    if is_bundled or _newest(name) is not None:
         return None
     # TFDS's writer needs both, and declares neither.
     for module in ("tensorflow", "importlib_resources"):
@@ -146,6 +149,20 @@ def prepare(name: str) -> Path | None:
     return Path(builder.data_path)
 
 
+def is_known(name: str) -> bool:
+    """Whether TensorFlow Datasets has a data set of that name.
+
+    Args:
+        name: A name, behind a slash that of one of its configurations.
+
+    Returns:
+        True if it can be prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    return name.partition("/")[0] in tfds.list_builders(with_community_datasets=False)
+
+
 def open_source(name: str, split: Split) -> Any:
     """The examples of a prepared data set, read without TensorFlow.
 
@@ -162,7 +179,7 @@ def open_source(name: str, split: Split) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    folder = _folder(name)
+    folder = prepared_folder(name)
     versioned = f"{name}:{folder.name}"
     with explained(f"cannot read {folder}", _again(name)):
         return tfds.data_source(versioned, split=split, data_dir=data_dir(), download=False)
@@ -191,6 +208,27 @@ def explained(what: str, mend: str) -> Iterator[None]:
         raise DatasetError(f"{what}: {said}; {mend}") from error
 
 
+def prepared_folder(name: str) -> Path:
+    """The folder of a prepared data set.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The folder of its newest version.
+
+    Raises:
+        DatasetError: If it has not been prepared.
+    """
+    folder = _newest(name)
+    if folder is None:
+        raise DatasetError(
+            f"{name} is not prepared in {data_dir()}; run\n    drmad-jax prepare {name}\n"
+            "or set TFDS_DATA_DIR to the folder where it is"
+        )
+    return folder
+
+
 def data_dir() -> Path:
     """The folder of prepared data sets: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
@@ -209,7 +247,7 @@ def _load_digits(split: Split) -> tuple[np.ndarray, np.ndarray, float]:
 
 def _load(name: str, split: Split, num_examples: int) -> tuple[np.ndarray, np.ndarray, float]:
     """As many decoded images, or more, or all there are; from the cache where it has them."""
-    folder = _folder(name)
+    folder = prepared_folder(name)
     cached = cache_dir() / f"{name}-{folder.name}-{split}-{_fingerprint(folder)}.npz"
     arrays = _read_cache(cached)
     if arrays is None or len(arrays[1]) < num_examples:
@@ -223,21 +261,11 @@ def _load(name: str, split: Split, num_examples: int) -> tuple[np.ndarray, np.nd
     return *arrays, 255.0
 
 
-def _folder(name: str) -> Path:
-    folder = _prepared_folder(name)
-    if folder is None:
-        raise DatasetError(
-            f"{name} is not prepared in {data_dir()}; run\n    drmad-jax prepare {name}\n"
-            "or set TFDS_DATA_DIR to the folder where it is"
-        )
-    return folder
-
-
 def _again(name: str) -> str:
     return f"move it away and run\n    drmad-jax prepare {name}"
 
 
-def _prepared_folder(name: str) -> Path | None:
+def _newest(name: str) -> Path | None:
     """The folder of the newest prepared version."""
     found = [info.parent for info in (data_dir() / name).glob("*/dataset_info.json")]
     # Beside them lies what a killed preparation leaves, such as "incomplete.AB12CD_3.0.1".
@@ -258,7 +286,7 @@ def _decode(
     name: str, split: Split, num_examples: int
 ) -> tuple[UInt8[np.ndarray, "n h w c"], UInt8[np.ndarray, " n"]]:
     source = open_source(name, split)
-    with explained(f"cannot read {_folder(name)}", _again(name)):
+    with explained(f"cannot read {prepared_folder(name)}", _again(name)):
         # Read one by one, they would take three times as long.
         examples = source.__getitems__(range(min(num_examples, len(source))))
         images = np.stack([example["image"] for example in examples])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from drmad_jax.experiments.figures.style import BLUE, ORANGE, new_figure, panel
@@ -11,7 +12,9 @@ from drmad_jax.experiments.figures.style import BLUE, ORANGE, new_figure, panel
 _MOST_HISTOGRAMS = 12
 
 
-def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str) -> Figure:
+def distributions(
+    values: Mapping[str, np.ndarray], start: float | None = None, *, label: str
+) -> Figure:
     """How learned values lie around where they started, one histogram for each array.
 
     Where there are many arrays, a row for each takes their place: its median, the middle half and
@@ -19,7 +22,7 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
 
     Args:
         values: Arrays by name; single values are drawn as points, not as histograms.
-        start: Where all of them started.
+        start: Where all of them started; `None` where they did not start from one value.
         label: What they are, for the axis.
 
     Returns:
@@ -31,7 +34,7 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
     figure = new_figure(max(height, 1.5))
     panels = figure.subplots(len(values), sharex=True, squeeze=False)[:, 0]
     flat = {name: np.ravel(array) for name, array in values.items()}
-    everything = np.concatenate([*flat.values(), [start]])
+    everything = np.concatenate([*flat.values(), [] if start is None else [start]])
     bins = np.linspace(everything.min() - 1e-3, everything.max() + 1e-3, 41)
     for axes, (name, array) in zip(panels, flat.items(), strict=True):
         if array.size == 1:
@@ -39,14 +42,23 @@ def distributions(values: Mapping[str, np.ndarray], start: float, *, label: str)
             axes.set_yticks([])
         else:
             axes.hist(array, bins=bins, color=BLUE)
-        axes.axvline(start, color=ORANGE, linestyle="--", linewidth=1)
+        _mark(axes, start)
         axes.set_title(f"{name} ({array.size})", loc="left", fontsize=8)
-    panels[-1].set_xlabel(f"{label} (dashed: start)")
+    panels[-1].set_xlabel(_named(label, start))
     figure.supylabel("count")
     return figure
 
 
-def _ranges(values: Mapping[str, np.ndarray], start: float, *, label: str) -> Figure:
+def _mark(axes: Axes, start: float | None) -> None:
+    if start is not None:
+        axes.axvline(start, color=ORANGE, linestyle="--", linewidth=1)
+
+
+def _named(label: str, start: float | None) -> str:
+    return label if start is None else f"{label} (dashed: start)"
+
+
+def _ranges(values: Mapping[str, np.ndarray], start: float | None, *, label: str) -> Figure:
     figure, axes = panel(0.6 + 0.15 * len(values))
     rows = range(len(values))
     quantiles = [np.quantile(array, [0.05, 0.25, 0.5, 0.75, 0.95]) for array in values.values()]
@@ -54,11 +66,11 @@ def _ranges(values: Mapping[str, np.ndarray], start: float, *, label: str) -> Fi
     axes.hlines(rows, least, most, color=BLUE, linewidth=0.8)
     axes.hlines(rows, low, high, color=BLUE, linewidth=3)
     axes.plot(middle, rows, "o", color="white", markeredgecolor=BLUE)
-    axes.axvline(start, color=ORANGE, linestyle="--", linewidth=1)
+    _mark(axes, start)
     names = [f"{name} ({np.size(array)})" for name, array in values.items()]
     axes.set_yticks(rows, names, fontsize=6)
     axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.set_xlabel(f"{label} (dashed: start)\nmedian, middle half, middle nine tenths")
+    axes.set_xlabel(f"{_named(label, start)}\nmedian, middle half, middle nine tenths")
     return figure
 
 

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, PyTree
 
 from drmad_jax.experiments.config.data import ImagesConfig
 from drmad_jax.experiments.config.models import ConvConfig, DenseNetConfig, MLPConfig
-from drmad_jax.experiments.data.datasets import DATASETS
 from drmad_jax.experiments.errors import ConfigError
 from drmad_jax.experiments.models.densenet import NUM_BLOCKS, DenseNet
 from drmad_jax.experiments.models.feedforward import MLP, ConvNet
@@ -126,7 +125,7 @@ def classifier(model: MLPConfig | ConvConfig | DenseNetConfig, data: ImagesConfi
     Raises:
         ConfigError: If a DenseNet has no such depth.
     """
-    num_classes = DATASETS[data.dataset].num_classes
+    num_classes = data.spec.num_classes
     if isinstance(model, MLPConfig):
         module = MLP((*model.hidden, num_classes), model.activation)
         return Network(module, model.init_log_scale)

@@ -18,7 +18,8 @@ from drmad_jax.experiments.report.runs import Run, find
 
 PAGE = "report.html"
 _FACTS = (
-    ("task.kind", "task {}"), ("data.dataset", "data {}"), ("model.kind", "model {}"),
+    ("task.kind", "task {}"), ("task.module", "by {}"), ("data.dataset", "data {}"),
+    ("data.file", "data {}"), ("data.folder", "data {}"), ("model.kind", "model {}"),
     ("inner.num_steps", "{} inner steps"), ("inner.batch_size", "batches of {}"),
     ("inner.optimizer.name", "inner optimizer {}"), ("outer.num_steps", "{} outer steps"),
     ("outer.optimizer.name", "outer optimizer {}"), ("seed", "seed {}"),

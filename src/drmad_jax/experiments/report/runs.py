@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.config.variants import BASE
 from drmad_jax.experiments.errors import ExperimentError, RunFolderError
+from drmad_jax.experiments.metrics import headline
 from drmad_jax.experiments.runs import run_folder
 from drmad_jax.experiments.runs.ended import read_metrics
 from drmad_jax.experiments.runs.summary import COMPLETE
@@ -108,7 +109,8 @@ def headlines(runs: Iterable[Run]) -> list[str]:
     Returns:
         The outer loss, and the headlines of the runs' tasks.
     """
-    return list(dict.fromkeys(["outer_loss", *(run.config.task.headline for run in runs)]))
+    found = (headline(r.config.task.headline, r.metrics[0] if r.metrics else ()) for r in runs)
+    return list(dict.fromkeys(["outer_loss", *found]))
 
 
 def _read(folder: Path) -> Run:

@@ -38,7 +38,11 @@ class Outcome(NamedTuple):
 
 
 def load_all(
-    path: Path | str, overrides: Sequence[str] = (), *, smoke: bool = False
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    smoke: bool = False,
+    runs_code: bool = False,
 ) -> list[Config]:
     """Every variant of a configuration file, its own settings first.
 
@@ -46,6 +50,7 @@ def load_all(
         path: A TOML file.
         overrides: Entries "a.b=value", for each of them.
         smoke: Apply the table `[smoke]`.
+        runs_code: Whether code that the file names may be run.
 
     Returns:
         The checked configurations.
@@ -54,7 +59,8 @@ def load_all(
         ConfigError: If one of them is wrong.
     """
     names = configs.variant_names(path)
-    return [configs.load(path, overrides, variant=name, smoke=smoke) for name in names]
+    options = {"smoke": smoke, "runs_code": runs_code}
+    return [configs.load(path, overrides, variant=name, **options) for name in names]
 
 
 def run_all(

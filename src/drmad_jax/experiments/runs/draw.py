@@ -10,10 +10,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from drmad_jax.experiments import files
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.figures import comparison
+from drmad_jax.experiments.figures import comparison, values
 from drmad_jax.experiments.figures.style import BLUE, ORANGE, STYLE, is_png, new_figure, png
 from drmad_jax.experiments.files import locked, tidy, write_atomically, write_json
+from drmad_jax.experiments.metrics import headline as headline_of
 from drmad_jax.experiments.metrics import metric
 from drmad_jax.experiments.runs import checkpoints, records, run_folder
 from drmad_jax.experiments.runs.outer_step import init_carry
@@ -71,17 +73,32 @@ def is_drawn(folder: Path) -> bool:
 def _of_run(folder: Path) -> dict[str, Figure]:
     config = run_folder.read_config(folder)
     metrics = run_folder.read(folder, run_folder.METRICS)
-    headline = config.task.headline
     if not metrics:
         raise RunFolderError(f"{folder} has no finished outer step to draw")
+    headline = headline_of(config.task.headline, metrics[0])
     if headline not in metrics[0]:
         raise RunFolderError(f"{folder / run_folder.METRICS} has no {headline!r} to draw")
-    task = make_task(config)
     figures = {"curves": curves(metrics, headline)} if config.outer.num_steps else {}
+    # Where the folder came from nobody knows here: what it names as code is not run.
+    if config.task.names_code:
+        return figures | _of_hparams(folder)
+    task = make_task(config)
     if steps := checkpoints.steps(folder):
         found = checkpoints.restore(folder, steps[0], like=init_carry(config, task))
         figures |= task.figures(jax.tree.map(np.asarray, found.carry.hparams), task.load_data())
     return figures
+
+
+def _of_hparams(folder: Path) -> dict[str, Figure]:
+    """What was learned, of which nothing is known but its name."""
+    path = folder / run_folder.HPARAMS
+    if not path.exists():
+        return {}
+    try:
+        arrays = files.read_arrays(path)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}") from error
+    return {"hyperparameters": values.distributions(arrays, label="value")}
 
 
 def _of_comparison(folder: Path) -> dict[str, Figure]:
@@ -98,20 +115,21 @@ def curves(metrics: Sequence[Mapping[str, Any]], headline: str) -> Figure:
 
     Args:
         metrics: The lines of `metrics.jsonl`.
-        headline: Name of another metric.
+        headline: Name of another metric, or the outer loss where there is none.
 
     Returns:
         A figure with one panel above the other.
     """
-    figure = new_figure(3.2)
-    upper, lower = figure.subplots(2, sharex=True)
+    shown = dict(zip(dict.fromkeys(("outer_loss", headline)), (BLUE, ORANGE), strict=False))
+    figure = new_figure(1.6 * len(shown))
+    panels = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
     steps = [line["step"] for line in metrics]
-    for axes, name, color in ((upper, "outer_loss", BLUE), (lower, headline, ORANGE)):
+    for axes, (name, color) in zip(panels, shown.items(), strict=True):
         label, factor, _ = metric(name)
-        values = [np.nan if line[name] is None else factor * line[name] for line in metrics]
-        axes.plot(steps, values, marker="o", color=color)
+        heights = [np.nan if line[name] is None else factor * line[name] for line in metrics]
+        axes.plot(steps, heights, marker="o", color=color)
         axes.set_ylabel(label)
         axes.grid(axis="y", linewidth=0.3)
-    lower.set_xlabel("outer step")
-    lower.xaxis.get_major_locator().set_params(integer=True)
+    panels[-1].set_xlabel("outer step")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     return figure

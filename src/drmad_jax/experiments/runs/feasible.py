@@ -13,6 +13,7 @@ from drmad_jax.experiments.errors import ConfigError, ExperimentError
 from drmad_jax.experiments.runs.outer_step import init_carry, outer_key
 from drmad_jax.experiments.tasks import Task
 from drmad_jax.experiments.tasks.base import train_once
+from drmad_jax.experiments.user_code import told_of_user_code
 
 # Of a method's arguments those that say how many training states it has at a time, for each.
 _STATES_EACH = {"num_directions": 1, "num_pairs": 2}
@@ -33,11 +34,13 @@ def told_of_config(what: str = "this configuration cannot be run") -> Iterator[N
         Nothing.
 
     Raises:
+        UserCodeError: In place of what the user's own code raises.
         ConfigError: In place of what arguments that fit no function make it raise.
         ExperimentError: Where the device has too little memory.
     """
     try:
-        yield
+        with told_of_user_code():
+            yield
     except ExperimentError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError, NotImplementedError) as error:
@@ -78,7 +81,10 @@ def check_training(config: Config, task: Task, data: PyTree) -> None:
         carry, inputs = init_carry(config, task), task.sample(key, data)
         return carry, train_once(task.problem, carry.hparams, inputs, config.inner.num_steps)
 
-    with told_of_config():
+    # Those of a problem of one's own come from there.
+    module = getattr(config.task, "module", None)
+    whose = f" with {module}" if module else ""
+    with told_of_config(f"this configuration cannot be run{whose}"):
         carry, state = jax.eval_shape(everything, outer_key(config, 0), data)
     arguments = config.method.parameters()
     count = max(1, *(n * arguments.get(name, 0) for name, n in _STATES_EACH.items()))

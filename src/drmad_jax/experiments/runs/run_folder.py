@@ -85,7 +85,12 @@ def check(folder: Path, config: Config, *, resume: bool) -> None:
         )
     changed = configs.differences(read_config(folder), config)
     if changed:
-        lines = "".join(f"\n    {line}" for line in changed)
+        told = {
+            key: f"the code of task.module has changed ({line})"
+            for line in changed
+            if (key := line.partition(":")[0]) == "task.sha256"
+        }
+        lines = "".join(f"\n    {told.get(line.partition(':')[0], line)}" for line in changed)
         raise RunFolderError(
             f"{folder} was begun with another configuration:{lines}\nresume with the configuration "
             "it was begun with, or choose another run folder with --out"

@@ -107,13 +107,16 @@ class Task(abc.ABC, Generic[S, D, M]):
 
 
 def task(
-    section: type[TaskConfig], *, data: type[Section], model: Sequence[type[Section]]
+    section: type[TaskConfig],
+    *,
+    data: type[Section] | Sequence[type[Section]],
+    model: Sequence[type[Section]],
 ) -> Callable[[T], T]:
     """A decorator that registers a task.
 
     Args:
         section: Its section `[task]`.
-        data: The kind of section `[data]` that it works with.
+        data: The kind of section `[data]` that it works with, or the kinds.
         model: The kinds of section `[model]`, any of which it takes.
 
     Returns:
@@ -122,7 +125,7 @@ def task(
 
     def add(cls: T) -> T:
         def make(config: Config) -> Any:
-            _check_kind(config, "data", config.data, [data])
+            _check_kind(config, "data", config.data, [data] if isinstance(data, type) else data)
             _check_kind(config, "model", config.model, model)
             made: Any = cls(config, config.task, config.data, config.model)
             made.check()

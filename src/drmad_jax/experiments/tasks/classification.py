@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 import drmad_jax as dj
 from drmad_jax.experiments.config.data import ImagesConfig
-from drmad_jax.experiments.data.datasets import DATASETS, DatasetSpec, Images, load_splits
+from drmad_jax.experiments.data.datasets import DatasetSpec, Images
 from drmad_jax.experiments.models.network import Network, classifier
 from drmad_jax.experiments.tasks.base import D, Inputs, M, S, Scalar, Scores, Task
 
@@ -54,14 +54,11 @@ class ClassifierTask(ImageTask[S, ImagesConfig, M], Generic[S, M]):
     @property
     def dataset(self) -> DatasetSpec:
         """What is known of the data set."""
-        return DATASETS[self.data.dataset]
+        return self.data.spec
 
     def load_data(self) -> Any:
         """The examples to draw from, and the test examples, on the device."""
-        data = self.data
-        return jax.device_put(
-            load_splits(data.dataset, num_train=data.num_train, num_test=data.num_test)
-        )
+        return jax.device_put(self.data.load())
 
     def outer_loss(
         self, params: PyTree, hparams: PyTree, batch: Any, *, model_state: PyTree = None
