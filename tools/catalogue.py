@@ -15,6 +15,7 @@ from drmad_jax.methods.implicit import implicit
 from drmad_jax.methods.truncated import one_step, truncated
 from drmad_jax.methods.zero_order import evolution_strategies
 from drmad_jax.protocol import Estimator, Method
+from drmad_jax.reverse.paths.checkpoints import Checkpoints, planned
 from tools.probes import KINDS
 
 
@@ -68,8 +69,8 @@ ENTRIES = (
         factory=drmad, example=drmad(),
         exactness="last √(20 T) steps exact, all of short runs; biased before: segments at their "
         "mean states, negative curvature left out",
-        memory="~2√K states of the last K = √(20 T) steps, 8 others, 5 vectors",
-        growth=lambda T: 2 * (20 * T) ** 0.25,
+        memory="~√(2K) states of the last K = √(20 T) steps, 8 others, 5 vectors",
+        growth=lambda T: 2**0.5 * (20 * T) ** 0.25,
         cost="K reverse steps, 40 curvature products on 4 batches each (80 below 900 steps)",
         when="long training, many hyperparameters of any kind",
     ),
@@ -100,8 +101,9 @@ ENTRIES = (
     Entry(
         factory=checkpointed, example=checkpointed(),
         exactness="exact",
-        memory="~2√T states; `levels`, `budget`: down to 2 log₂ T", growth=lambda T: 2 * sqrt(T),
-        cost="T reverse steps, 1 training for each further level", steps=lambda T: 2 * T,
+        memory="~√(2T) states; fewer by `levels`, `budget`", growth=lambda T: sqrt(2 * T),
+        cost="T reverse steps, 1 training for each further level",
+        steps=lambda T: T + sum(planned(Checkpoints(None, 2), T).ahead),
         when="exact, learning rates and momenta included",
     ),
     Entry(

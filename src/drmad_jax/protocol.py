@@ -117,7 +117,7 @@ class Method(Protocol):
         until: Array | int | None = None,
     ) -> Any:
         """Trains from step `begin` of the run to before step `until`, `None` for its end."""
-        return run.train(tape, hparams, begin, until)
+        return run.train(tape, hparams, begin=begin, until=until)
 
     def ended(self, run: Run, tape: Any, hparams: PyTree) -> tuple[TrainState, Any]:
         """The final state, and whatever the way back needs, once training has ended."""

@@ -187,7 +187,7 @@ class _Windows:
             begin = lambda new, old: jnp.where(fresh, new, old)
             particle = jax.tree.map(begin, tree.cast_like(start(hparams), particle), particle)
             run = Run(self.problem, self.num_steps, inner_batches, inner_key, start)
-            end = run.train(particle, hparams, self.unroll_length)
+            end = run.stretch(0, self.unroll_length).train(particle, hparams)
             loss = self.problem.outer(end.params, hparams, outer_batch, end.model_state)
             return loss, end._replace(step=end.step % self.num_steps)
 

@@ -53,7 +53,7 @@ class Forward(Method):
         """Trains, with all tangents or alone."""
         state, other = tape
         if self._in_chunks(hparams):
-            return run.train(state, hparams, begin, until), other
+            return run.train(state, hparams, begin=begin, until=until), other
         return push(run, state, hparams, other, self._all(run, hparams), begin, until)
 
     def ended(self, run: Run, tape: Any, hparams: PyTree) -> tuple[TrainState, Any]:

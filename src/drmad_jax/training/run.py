@@ -115,6 +115,7 @@ class Run:
         self,
         state: TrainState,
         hparams: PyTree,
+        *,
         begin: Array | int = 0,
         until: Array | int | None = None,
     ) -> TrainState:
