@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # What speaks of the way back, and not of the trained model.
-REVERSE = ("hypergradient_norm", "cotangent_norm", "certified_ratio", "certified_cosine")
+REVERSE = ("hypergradient_norm", "cotangent_norm", "certified_ratio", "certified_cosine", "taken")
 _BOOKKEEPING = ("step", "finite", "seconds")
 
 
