@@ -1,6 +1,6 @@
 """What is recommended, by situation; and that it does there what it is recommended for."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -97,8 +97,8 @@ CASES = {
         inner=lambda w, h, x: fit(w, h, x), hparams=jnp.linspace(-4.0, -3.0, 8), least_cosine=0.9,
     ),
     "drawn": Case(
-        dj.evolution_strategies(num_pairs=16, sigma=0.1), "`hparams` decides random draws", inner=dropped,
-        hparams=jnp.array([-1.0, 0.0]), options={"key": KEY},
+        dj.evolution_strategies(num_pairs=16, sigma=0.1), "`hparams` decides random draws",
+        inner=dropped, hparams=jnp.array([-1.0, 0.0]), options={"key": KEY},
     ),
 }  # fmt: skip
 
@@ -181,4 +181,4 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(ValueError, match="`memory` must be at least 1"):
         recommend(memory=0)
     with pytest.raises(TypeError, match="must be a drmad_jax.Problem"):
-        dj.recommend(penalised, START, START, num_steps=3)
+        dj.recommend(cast(Any, penalised), START, START, num_steps=3)

@@ -100,12 +100,13 @@ def compare(
         }
         worth = _certifier(problem, num_steps, certify)
         found, smooth = {name: [] for name in methods}, []
+        compile_seconds = 0.0
         for seed, run in enumerate(_alike(runs)):
             if seed == 0:
                 # The plain training last: it is compiled soonest.
                 programs = [(each, (hparams,)) for each in (*functions.values(), training)]
                 programs += [] if worth is None else [(worth, (hparams, hparams))]
-                compile_all(programs, dict(run), told)
+                compile_seconds = compile_all(programs, dict(run), told)
             before = training(hparams, **run)
             for name, function in functions.items():
                 out = function(hparams, **run)
@@ -130,6 +131,7 @@ def compare(
             ),
             training_seconds=training.seconds,
             training_bytes=training.temporary_bytes,
+            compile_seconds=compile_seconds,
             step_size=step_size,
             metasmoothness=Mean.of([each.agreement for each in smooth]),
             outer_agreement=Mean.of([each.outer_agreement for each in smooth]),

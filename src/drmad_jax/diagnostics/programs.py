@@ -76,7 +76,7 @@ def compile_all(
     programs: Iterable[tuple[Program, tuple[Any, ...]]],
     options: dict[str, Any],
     told: Callable[[str], Any],
-) -> None:
+) -> float:
     """Compiles programs, as many at a time as there are cores, while the next are traced.
 
     Args:
@@ -84,10 +84,14 @@ def compile_all(
         options: The keyword arguments of all.
         told: Gets a line for each that is compiled.
 
+    Returns:
+        Seconds that it took.
+
     Raises:
         ValueError: As the functions do when traced.
     """
     futures: list[Future[Program]] = []
+    start = time.perf_counter()
 
     def tell(done: Iterable[Future[Program]]) -> None:
         for future in done:
@@ -101,6 +105,7 @@ def compile_all(
             futures = [future for future in futures if future not in done]
             tell(done)
         tell(as_completed(futures))
+    return time.perf_counter() - start
 
 
 def _usable_cores() -> int:
