@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from drmad_jax._checks.arguments import check_count, check_inexact, check_number
 from drmad_jax.diagnostics.agreement import agreement, agreement_with_other_seeds
 from drmad_jax.diagnostics.metasmoothness import Metasmoothness, moved, outcome, smoothness
-from drmad_jax.diagnostics.programs import Program, compile_all
+from drmad_jax.diagnostics.programs import Program
 from drmad_jax.diagnostics.report import Comparison, Mean, MethodReport
 from drmad_jax.hypergradient import Hypergradient, hypergradient
 from drmad_jax.hypergradient import certify as make_certify
@@ -39,8 +39,8 @@ def compare(
 ) -> Callable[[PyTree, Iterable[Run]], Comparison]:
     """Compares methods with the exact one on a problem of one's own.
 
-    A host-side function: it compiles all methods, as many at a time as there are cores, runs them
-    on one seed after the other, and measures seconds. Memory is that of one run at a time. On small
+    A host-side function: it compiles all methods, runs them on one seed after the other, and
+    measures seconds. Memory is that of one run at a time. On small
     problems nearly all of its time is compilation, which `jax_compilation_cache_dir` keeps for the
     next time.
 
@@ -103,10 +103,9 @@ def compare(
         compile_seconds = 0.0
         for seed, run in enumerate(_alike(runs)):
             if seed == 0:
-                # The plain training last: it is compiled soonest.
                 programs = [(each, (hparams,)) for each in (*functions.values(), training)]
                 programs += [] if worth is None else [(worth, (hparams, hparams))]
-                compile_seconds = compile_all(programs, dict(run), told)
+                compile_seconds = _compile(programs, run, told)
             before = training(hparams, **run)
             for name, function in functions.items():
                 out = function(hparams, **run)
@@ -138,6 +137,20 @@ def compare(
         )
 
     return call
+
+
+def _compile(
+    programs: Iterable[tuple[Program, tuple[PyTree, ...]]],
+    run: Run,
+    told: Callable[[str], Any],
+) -> float:
+    """One after the other: a compiler that has threads of its own gains nothing from more."""
+    total = 0.0
+    for program, args in programs:
+        program.compile(*args, **run)
+        total += program.compile_seconds
+        told(f"{program.name}: compiled in {program.compile_seconds:.1f} s")
+    return total
 
 
 def _smoothness(

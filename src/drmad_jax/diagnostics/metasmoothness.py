@@ -85,7 +85,8 @@ def metasmoothness(problem: Problem, *, num_steps: int) -> Callable[..., Metasmo
             params, inner_batches, outer_batch, model_state=model_state, key=key,
         )  # fmt: skip
         # One after the other: three at once would hold three training states.
-        return smoothness(*jax.lax.map(run, jnp.arange(3)), step_size)
+        weights, values = jax.lax.map(run, jnp.arange(3))
+        return smoothness(weights, values, step_size)
 
     return measure
 
