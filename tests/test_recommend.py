@@ -115,6 +115,7 @@ def run(case):
     return START, jnp.array([[[1.0, 0.5, -0.5, 0.2]]]) + noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_recommended(name):

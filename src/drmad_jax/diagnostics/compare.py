@@ -144,7 +144,7 @@ def _compile(
     run: Run,
     told: Callable[[str], Any],
 ) -> float:
-    """One after the other: a compiler that has threads of its own gains nothing from more."""
+    """One after the other: two at a time were no faster on two (busy) cores, and took more work."""
     total = 0.0
     for program, args in programs:
         program.compile(*args, **run)
