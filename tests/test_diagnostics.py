@@ -106,12 +106,14 @@ def outer(w, h, x):
 PROBLEM = dj.Problem(inner, outer, optax.sgd(0.1))
 HPARAMS = {"log_l2": jnp.array([-2.0, -1.0, 0.0])}
 LINE = dj.drmad(knots=2, curvature="hessian")
+TOLD = []
 
 
 @pytest.fixture(scope="module")
 def comparison():
     methods = {"line": LINE, "last": dj.one_step(), "all": dj.stored()}
-    return dj.compare(PROBLEM, methods, num_steps=12, certify=2)(HPARAMS, runs(4))
+    compare = dj.compare(PROBLEM, methods, num_steps=12, certify=2, progress=TOLD.append)
+    return compare(HPARAMS, runs(4))
 
 
 def test_compare_measures_what_its_parts_do(comparison):
@@ -140,6 +142,28 @@ def test_with_all_directions_the_certified_cosine_is_the_cosine(comparison):
         np.testing.assert_allclose(report.certified, report.cosine, atol=1e-9)
     assert comparison["line"].cosine.value < 1 - 1e-6
     assert "certified cosine" in comparison.to_markdown()
+
+
+def test_compare_says_how_far_it_is(comparison):
+    names = ["line", "last", "all", "exact"]
+    compiled = [line.partition(": compiled in ")[0] for line in TOLD if "compiled" in line]
+    assert sorted(compiled) == sorted([*names, "training", "certificate"])
+    assert [line.split(":")[0] for line in TOLD if "s a run" in line] == names
+    assert [line for line in TOLD if "seed" in line] == [f"seed {n} done" for n in range(4)]
+    assert len(TOLD) == 6 + 4 + 4
+    assert comparison.compile_seconds >= max(r.compile_seconds for r in comparison.reports)
+
+
+def test_compare_measures_metasmoothness_by_the_training_that_is_there(comparison):
+    exact = jax.jit(dj.hypergradient(PROBLEM, num_steps=12, method=dj.checkpointed()))
+    measure = jax.jit(dj.metasmoothness(PROBLEM, num_steps=12))
+    found = []
+    for run in runs(4):
+        downhill = jax.tree.map(lambda g: -jnp.sign(g), exact(HPARAMS, **run).grad)
+        found.append(measure(HPARAMS, downhill, **run, step_size=0.1))
+    for name in ("metasmoothness", "outer_agreement"):
+        values = [each.agreement if name == "metasmoothness" else each[1] for each in found]
+        np.testing.assert_allclose(getattr(comparison, name), Mean.of(values), rtol=1e-6)
 
 
 def test_compare_measures_time_and_memory(comparison):
@@ -179,7 +203,7 @@ def made_up(**reports):
             )
             for name, (signs, time, finite) in reports.items()
         ),
-        training_seconds=1.0, training_bytes=None, step_size=0.1,
+        training_seconds=1.0, training_bytes=None, compile_seconds=1.0, step_size=0.1,
         metasmoothness=one, outer_agreement=one,
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The outer loop: means over seeds, the best so far, backing off, stopping, going on."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 import drmad_jax as dj
 
 KEY = jax.random.key(0)
+PAGE = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
 T = 20
 
 
@@ -109,6 +111,19 @@ class Uphill:
         return value, final, wrong, dj.Info()
 
 
+def test_a_whole_step_is_the_optimizers_to_the_bit():
+    """A step of length 1 is no sum of rounded parts: what was projected stays where it is."""
+    at, wanted = jnp.asarray(-3.0), 0.1
+    outer = dj.outer_optimizer(
+        optax.sgd(1.0), project=lambda h: {"l2": jnp.full_like(h["l2"], wanted)}
+    )
+    assert float(at + (jnp.asarray(wanted) - at)) != wanted
+    made = dj.outer_loop(PROBLEM, sample, outer, num_steps=T, method=dj.stored())
+    with jax.numpy_dtype_promotion("standard"):
+        state, _ = jax.jit(made.step)(made.init({"l2": at}), KEY)
+    assert float(state.hparams["l2"]) == wanted
+
+
 def test_a_certificate_keeps_it_from_going_uphill():
     blind = tuned(loop(method=Uphill(), optimizer=optax.sgd(0.01)))
     assert all(line["taken"] for line in blind.history)
@@ -151,6 +166,28 @@ def test_a_loop_goes_on_as_if_it_had_not_stopped():
     rest = tuned(made, num_outer_steps=6, state=first.state)
     jax.tree.map(np.testing.assert_array_equal, rest.state, whole.state)
     assert first.history + rest.history == whole.history
+
+
+@pytest.mark.slow
+def test_a_loop_is_saved_by_orbax_as_the_page_says(tmp_path):
+    code = next(part for part in PAGE.split("```python\n") if "CheckpointManager" in part)
+    code = code.partition("```")[0].replace("num_outer_steps=50", "num_outer_steps=count")
+    made, found = loop(optimizer=optax.adam(0.1)), []
+    for count in (2, 4):
+        names = {
+            "folder": tmp_path,
+            "loop": made,
+            "hparams": START,
+            "key": KEY,
+            "count": count,
+            "dj": dj,
+        }
+        with jax.numpy_dtype_promotion("standard"):
+            exec(code, names)
+        found.append(names["tuned"])
+    assert [len(each.history) for each in found] == [2, 2]
+    whole = tuned(made, num_outer_steps=4)
+    jax.tree.map(np.testing.assert_array_equal, found[1].state, whole.state)
 
 
 def test_what_is_wrong_is_said():

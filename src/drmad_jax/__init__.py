@@ -4,6 +4,7 @@ from drmad_jax import transforms
 from drmad_jax.diagnostics.agreement import Agreement, agreement, agreement_with_other_seeds
 from drmad_jax.diagnostics.compare import compare
 from drmad_jax.diagnostics.metasmoothness import Metasmoothness, metasmoothness
+from drmad_jax.diagnostics.recommend import Recommendation, recommend
 from drmad_jax.diagnostics.report import Comparison, MethodReport
 from drmad_jax.fixed_point.sgd import reversible_sgd
 from drmad_jax.hypergradient import (
@@ -82,6 +83,7 @@ __all__ = [
     "RealTime",
     "RealTimeInfo",
     "RealTimeState",
+    "Recommendation",
     "ReverseInfo",
     "StepInfo",
     "TrainState",
@@ -125,6 +127,7 @@ __all__ = [
     "persistent_es",
     "published_drmad",
     "real_time",
+    "recommend",
     "reverse_scan",
     "reverse_step",
     "reversible",

@@ -237,7 +237,7 @@ def resolved(
     unseen = _unseen(method, run, state, hparams, outer)
     if unseen:
         raise ValueError(
-            f"{method} cannot see {_named(unseen)}, whose hypergradient would be zero whatever its "
+            f"{method} cannot see {named(unseen)}, whose hypergradient would be zero whatever its "
             "effect: take it out of `hparams`, or use a method that goes back to the first step, "
             "such as checkpointed()"
         )
@@ -245,7 +245,7 @@ def resolved(
     distorted = [] if distorts is None else used_leaves(distorts, hparams)
     if distorted:
         warn(
-            f"hyperparameters inside the optimizer, {_named(distorted)}: {method} does not go back "
+            f"hyperparameters inside the optimizer, {named(distorted)}: {method} does not go back "
             "through the optimizer's true states, and their hypergradients are biased, wrong signs "
             "included. Use an exact method for them, such as checkpointed()"
         )
@@ -254,10 +254,10 @@ def resolved(
     batch, key = run.inputs(state.step)
     loss = lambda params: run.problem.inner(params, hparams, batch, state.model_state, key)[0]
     warn_of_few_bits(state.params, loss)
-    drawn = _drawn_by(run, state, hparams)
+    drawn = names_drawn(run, state, hparams)
     if drawn:
         warn(
-            f"hyperparameters that decide random draws, {_named(drawn)} (a dropout rate, the odds "
+            f"hyperparameters that decide random draws, {named(drawn)} (a dropout rate, the odds "
             "of a category): a derivative only sees what they do besides, such as rescaling, and "
             "wrong signs are possible with any method that differentiates. Use "
             "evolution_strategies(), or noise that changes smoothly with them (Gaussian dropout, a "
@@ -266,7 +266,8 @@ def resolved(
     return method
 
 
-def _drawn_by(run: Run, state: TrainState, hparams: PyTree) -> list[str]:
+def names_drawn(run: Run, state: TrainState, hparams: PyTree) -> list[str]:
+    """Of the hyperparameters that decide random draws in the inner loss."""
     if run.key is None:
         return []
     batch, key = run.inputs(state.step)
@@ -288,5 +289,6 @@ def _unseen(method: Method, run: Run, state: TrainState, hparams: PyTree, outer)
     return [name for name in unused_leaves(sees, hparams) if name in training]
 
 
-def _named(leaves: list[str]) -> str:
+def named(leaves: list[str]) -> str:
+    """Leaves of the hyperparameters, in a sentence."""
     return ", ".join(f"`hparams{name}`" for name in leaves)

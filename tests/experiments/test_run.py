@@ -231,6 +231,33 @@ def test_killed_twice_and_resumed_is_uninterrupted(finished, config, tmp_path, h
 
 
 @pytest.mark.slow
+def test_a_step_too_far_is_taken_back(tiny, tmp_path):
+    """As in the library: back to the best so far, and on in shorter steps; resumed as well."""
+    tiny["outer"] = {"num_steps": 4, "optimizer": {"name": "sign_sgd", "learning_rate": 1e4}}
+    config, whole, cut = configs.parse(tiny), tmp_path / "whole", tmp_path / "cut"
+    summary = run(config, whole, progress=False)
+    lines = without_seconds(whole)
+    assert [line.get("taken") for line in lines] == [True, False, True, False, None]
+    finite = [line["outer_loss"] is not None for line in lines]
+    assert summary["status"] == "complete" and finite == [True, False, True, False, True]
+    shutil.copytree(whole, cut)
+    for name in ("summary.json", "hparams.npz", "checkpoints/4"):
+        place = cut / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    run(config, cut, resume=True, progress=False)
+    assert without_seconds(cut) == lines
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_too_far_keeps_the_best(tiny, tmp_path):
+    tiny["outer"] = {"num_steps": 1, "optimizer": {"name": "sign_sgd", "learning_rate": 1e4}}
+    with pytest.raises(RunStopped, match="diverged .left are the best before it"):
+        run(configs.parse(tiny), tmp_path, progress=False)
+    with np.load(tmp_path / "hparams.npz") as hparams:
+        assert (hparams["dense_0"] == np.float32(-4.4)).all()
+
+
+@pytest.mark.slow
 def test_diverged_training_stops_the_run(tiny, tmp_path):
     tiny["inner"]["optimizer"]["learning_rate"] = 1e30
     folder = tmp_path / "run"

@@ -1,8 +1,6 @@
 """Runs methods beside the exact one on the same seeds: how near, how fast, how large."""
 
 import math
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -13,18 +11,18 @@ from jaxtyping import Array, PyTree
 
 from drmad_jax._checks.arguments import check_count, check_inexact, check_number
 from drmad_jax.diagnostics.agreement import agreement, agreement_with_other_seeds
-from drmad_jax.diagnostics.metasmoothness import metasmoothness
+from drmad_jax.diagnostics.metasmoothness import Metasmoothness, moved, outcome, smoothness
+from drmad_jax.diagnostics.programs import Program
 from drmad_jax.diagnostics.report import Comparison, Mean, MethodReport
-from drmad_jax.hypergradient import Hypergradient, hypergradient, trained
+from drmad_jax.hypergradient import Hypergradient, hypergradient
 from drmad_jax.hypergradient import certify as make_certify
 from drmad_jax.methods.exact import checkpointed
 from drmad_jax.problem import Problem
 from drmad_jax.protocol import Certificate, Estimator, Info, Method
 
 Run = Mapping[str, Any]
-_agreements, _agreement_with_other_seeds = (
-    jax.jit(jax.vmap(agreement)),
-    jax.jit(agreement_with_other_seeds),
+_agreements, _agreement_with_other_seeds, _moved, _three = map(
+    jax.jit, (jax.vmap(agreement), agreement_with_other_seeds, moved, smoothness)
 )
 
 
@@ -37,11 +35,14 @@ def compare(
     step_size: float = 0.1,
     repeats: int = 1,
     certify: int | None = None,
+    progress: Callable[[str], Any] | None = None,
 ) -> Callable[[PyTree, Iterable[Run]], Comparison]:
     """Compares methods with the exact one on a problem of one's own.
 
-    A host-side function: it compiles each method, runs all of them on one seed after the other,
-    and measures seconds. Memory is that of one run at a time.
+    A host-side function: it compiles all methods, runs them on one seed after the other, and
+    measures seconds. Memory is that of one run at a time. On small
+    problems nearly all of its time is compilation, which `jax_compilation_cache_dir` keeps for the
+    next time.
 
     Args:
         problem: Inner loss, outer loss and optimizer.
@@ -54,6 +55,8 @@ def compare(
         repeats: Timed calls for each method and seed. One uncounted call warms up.
         certify: As of `hypergradient`: every estimate gets a certificate, too, outside its time, so
             that one sees how well that tells the cosine on this problem; at least 1.
+        progress: Gets a line for each method once it is compiled and once it has run, and for each
+            seed: `print`, say. `None` for silence.
 
     Returns:
         A function `(hparams, runs) -> Comparison`. `hparams`: where to compare. `runs`: an iterable
@@ -83,27 +86,37 @@ def compare(
     check_count("compare", "num_steps", num_steps)
     check_count("compare", "repeats", repeats)
     check_number("compare", "step_size", step_size, above=0.0)
-    worth = _certifier(problem, num_steps, certify)
+    if certify is not None:
+        check_count("compare", "certify", certify)
+    told = (lambda line: None) if progress is None else progress
     methods, exact = _with_reference(methods, checkpointed() if reference is None else reference)
 
     def call(hparams: PyTree, runs: Iterable[Run]) -> Comparison:
         hparams = check_inexact("hparams", hparams)
+        training = Program("training", outcome(problem, num_steps=num_steps), repeats)
         functions = {
-            name: _Timed(name, hypergradient(problem, num_steps=num_steps, method=method), repeats)
+            name: Program(name, hypergradient(problem, num_steps=num_steps, method=method), repeats)
             for name, method in methods.items()
         }
-        training = _Timed("training", _plain_training(problem, num_steps), repeats)
-        three_runs = _Timed("metasmoothness", metasmoothness(problem, num_steps=num_steps), 1)
-        found, smoothness = {name: [] for name in methods}, []
-        for run in _alike(runs):
-            training(hparams, **run)
+        worth = _certifier(problem, num_steps, certify)
+        found, smooth = {name: [] for name in methods}, []
+        compile_seconds = 0.0
+        for seed, run in enumerate(_alike(runs)):
+            if seed == 0:
+                programs = [(each, (hparams,)) for each in (*functions.values(), training)]
+                programs += [] if worth is None else [(worth, (hparams, hparams))]
+                compile_seconds = _compile(programs, run, told)
+            before = training(hparams, **run)
             for name, function in functions.items():
                 out = function(hparams, **run)
-                found[name].append(_Found.of(out, worth(out.grad, hparams, **run)))
+                certificate = None if worth is None else worth(out.grad, hparams, **run)
+                found[name].append(_Found.of(out, certificate))
+                if seed == 0:
+                    told(f"{name}: {function.seconds:.3g} s a run")
             downhill = jax.tree.map(lambda g: -np.sign(g), found[exact][-1].grad)
-            smooth = three_runs(hparams, downhill, **run, step_size=step_size)
-            smoothness.append(jax.device_get(smooth))
-        num_seeds = len(smoothness)
+            smooth.append(_smoothness(training, before, hparams, downhill, run, step_size))
+            told(f"seed {seed} done")
+        num_seeds = len(smooth)
         if num_seeds < 2:
             raise ValueError(f"compare: `runs` must have at least two entries, got {num_seeds}")
         return Comparison(
@@ -117,21 +130,51 @@ def compare(
             ),
             training_seconds=training.seconds,
             training_bytes=training.temporary_bytes,
+            compile_seconds=compile_seconds,
             step_size=step_size,
-            metasmoothness=Mean.of([smooth.agreement for smooth in smoothness]),
-            outer_agreement=Mean.of([smooth.outer_agreement for smooth in smoothness]),
+            metasmoothness=Mean.of([each.agreement for each in smooth]),
+            outer_agreement=Mean.of([each.outer_agreement for each in smooth]),
         )
 
     return call
 
 
-def _certifier(problem: Problem, num_steps: int, num_directions: int | None) -> Callable:
-    """What makes certificates of estimates, `None` of each where none are wanted."""
+def _compile(
+    programs: Iterable[tuple[Program, tuple[PyTree, ...]]],
+    run: Run,
+    told: Callable[[str], Any],
+) -> float:
+    """One after the other: two at a time were no faster on two (busy) cores, and took more work."""
+    total = 0.0
+    for program, args in programs:
+        program.compile(*args, **run)
+        total += program.compile_seconds
+        told(f"{program.name}: compiled in {program.compile_seconds:.1f} s")
+    return total
+
+
+def _smoothness(
+    training: Program,
+    before: tuple[Array, Array],
+    hparams: PyTree,
+    direction: PyTree,
+    run: Run,
+    step_size: float,
+) -> Metasmoothness:
+    """By the program that is there, two runs more."""
+    outcomes = [before]
+    for count in (1, 2):
+        outcomes.append(training.untimed(_moved(hparams, direction, count, step_size), **run))
+    weights, values = (jnp.stack(x) for x in zip(*outcomes, strict=True))
+    return jax.device_get(_three(weights, values, step_size))
+
+
+def _certifier(problem: Problem, num_steps: int, num_directions: int | None) -> Program | None:
+    """What makes certificates of estimates, where they are wanted."""
     if num_directions is None:
-        return lambda *given, **run: None
-    check_count("compare", "certify", num_directions)
+        return None
     certify = make_certify(problem, num_steps=num_steps, num_directions=num_directions)
-    return _Timed("certificate", certify, 1)
+    return Program("certificate", certify)
 
 
 class _Found(NamedTuple):
@@ -151,40 +194,6 @@ class _Found(NamedTuple):
         if profile is not None:
             profile = np.where(np.asarray(profile) < 0, np.nan, profile)
         return cls(grad, bool(finite), _expansion(info), profile, certified)
-
-
-class _Timed:
-    """A function that is compiled at its first call, and the seconds of the calls after it."""
-
-    def __init__(self, name: str, function: Callable[..., Any], repeats: int):
-        self._name, self._function, self._repeats = name, jax.jit(function), repeats
-        self._compiled, self._times = None, []
-        self.compile_seconds = 0.0
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if self._compiled is None:
-            start = time.perf_counter()
-            try:
-                self._compiled = self._function.lower(*args, **options).compile()
-            except ValueError as error:
-                raise ValueError(f"compare: {self._name}: {error}") from error
-            self.compile_seconds = time.perf_counter() - start
-            jax.block_until_ready(self._compiled(*args, **options))
-        out = None
-        for _ in range(self._repeats):
-            start = time.perf_counter()
-            out = jax.block_until_ready(self._compiled(*args, **options))
-            self._times.append(time.perf_counter() - start)
-        return out
-
-    @property
-    def seconds(self) -> float:
-        return statistics.median(self._times)
-
-    @property
-    def temporary_bytes(self) -> int | None:
-        analysis = None if self._compiled is None else self._compiled.memory_analysis()
-        return None if analysis is None else analysis.temp_size_in_bytes
 
 
 def _expansion(info: Info) -> float | None:
@@ -211,17 +220,6 @@ def _with_reference(
     return {**methods, "exact": reference}, "exact"
 
 
-def _plain_training(problem: Problem, num_steps: int) -> Callable[..., Array]:
-    """Training and the outer loss after it, without any derivative."""
-    training = trained(problem, num_steps=num_steps)
-
-    def outcome(hparams, params, inner_batches, outer_batch, *, model_state=None, key=None):
-        final = training(hparams, params, inner_batches, model_state=model_state, key=key)
-        return problem.outer(final.params, hparams, outer_batch, final.model_state)
-
-    return outcome
-
-
 def _alike(runs: Iterable[Run]) -> Iterator[Run]:
     """Passes runs on, ready on their device, and refuses one of other shapes than the first."""
     first = None
@@ -241,8 +239,8 @@ def _report(
     method: Method | Estimator,
     found: list[_Found],
     exact: list[_Found],
-    timed: _Timed,
-    training: _Timed,
+    timed: Program,
+    training: Program,
 ) -> MethodReport:
     """All seeds of one method, reduced."""
     stack = lambda found: jax.tree.map(lambda *x: np.stack(x), *[each.grad for each in found])

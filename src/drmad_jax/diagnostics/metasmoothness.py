@@ -65,7 +65,7 @@ def metasmoothness(problem: Problem, *, num_steps: int) -> Callable[..., Metasmo
         >>> float(out.agreement), out.slopes.tolist(), float(out.curvature)  # w = λ, E = 2 λ²
         (1.0, [2.0, 6.0], 4.0)
     """
-    training = trained(problem, num_steps=num_steps)
+    training = outcome(problem, num_steps=num_steps)
 
     def measure(
         hparams: PyTree,
@@ -78,30 +78,71 @@ def metasmoothness(problem: Problem, *, num_steps: int) -> Callable[..., Metasmo
         model_state: PyTree = None,
         key: Array | None = None,
     ) -> Metasmoothness:
-        def outcome(num_moves: Array) -> tuple[Array, Array]:
-            def move(h: Array, v: Array) -> Array:
-                step = num_moves.astype(h.dtype) * jnp.asarray(step_size, h.dtype)
-                return h + step * v.astype(h.dtype)
-
-            moved = jax.tree.map(move, start, direction)
-            final = training(moved, params, inner_batches, model_state=model_state, key=key)
-            value = problem.outer(final.params, moved, outer_batch, final.model_state)
-            flat, _ = ravel_pytree(final.params)
-            return flat.astype(tree.accumulation_dtype(flat.dtype)), value
-
         start = check_inexact("hparams", hparams)
         direction = check_inexact("direction", direction)
+        run = lambda count: training(
+            moved(start, direction, count, step_size),
+            params, inner_batches, outer_batch, model_state=model_state, key=key,
+        )  # fmt: skip
         # One after the other: three at once would hold three training states.
-        weights, values = jax.lax.map(outcome, jnp.arange(3))
-        slopes = jnp.diff(values) / step_size
-        return Metasmoothness(
-            agreement=_sign_agreement(*weights),
-            outer_agreement=jnp.prod(jnp.sign(slopes)),
-            curvature=jnp.abs(slopes[1] - slopes[0]) / step_size,
-            slopes=slopes,
-        )
+        weights, values = jax.lax.map(run, jnp.arange(3))
+        return smoothness(weights, values, step_size)
 
     return measure
+
+
+def outcome(problem: Problem, *, num_steps: int) -> Callable[..., tuple[Array, Array]]:
+    """Training without any derivative, and what it came to: the weights, flat, and the outer loss.
+
+    Args:
+        problem: Inner loss, outer loss and optimizer.
+        num_steps: Number of inner steps T.
+
+    Returns:
+        A pure function of the arguments of a hypergradient.
+    """
+    training = trained(problem, num_steps=num_steps)
+
+    def run(
+        hparams: PyTree,
+        params: PyTree,
+        inner_batches: PyTree,
+        outer_batch: PyTree,
+        *,
+        model_state: PyTree = None,
+        key: Array | None = None,
+    ) -> tuple[Array, Array]:
+        final = training(hparams, params, inner_batches, model_state=model_state, key=key)
+        value = problem.outer(final.params, hparams, outer_batch, final.model_state)
+        flat, _ = ravel_pytree(final.params)
+        return flat.astype(tree.accumulation_dtype(flat.dtype)), value
+
+    return run
+
+
+def moved(
+    hparams: PyTree, direction: PyTree, count: Array, step_size: float | Float[Array, ""]
+) -> PyTree:
+    """Hyperparameters some steps along a direction."""
+
+    def move(h: Array, v: Array) -> Array:
+        step = count.astype(h.dtype) * jnp.asarray(step_size, h.dtype)
+        return h + step * v.astype(h.dtype)
+
+    return jax.tree.map(move, hparams, direction)
+
+
+def smoothness(
+    weights: Float[Array, "3 n"], values: Float[Array, "3"], step_size: float | Float[Array, ""]
+) -> Metasmoothness:
+    """What the outcomes of three runs say, 0, 1 and 2 steps along a direction."""
+    slopes = jnp.diff(values) / step_size
+    return Metasmoothness(
+        agreement=_sign_agreement(weights[0], weights[1], weights[2]),
+        outer_agreement=jnp.prod(jnp.sign(slopes)),
+        curvature=jnp.abs(slopes[1] - slopes[0]) / step_size,
+        slopes=slopes,
+    )
 
 
 def _sign_agreement(first: Array, second: Array, third: Array) -> Float[Array, ""]:

@@ -97,6 +97,7 @@ class Comparison:
         reports: One for each method.
         training_seconds: Median of plain training.
         training_bytes: Temporary memory of plain training.
+        compile_seconds: What tracing and compiling all programs took together, apart from all runs.
         step_size: Of the three runs behind `metasmoothness`.
         metasmoothness: Of the trained weights, Ŝ, along the negated signs of the exact
             hypergradient, mean over seeds.
@@ -110,6 +111,7 @@ class Comparison:
     reports: tuple[MethodReport, ...]
     training_seconds: float
     training_bytes: int | None
+    compile_seconds: float
     step_size: float
     metasmoothness: Mean
     outer_agreement: Mean
@@ -217,7 +219,8 @@ class Comparison:
             f"hypergradient of {self.reference}. Other seeds: against the mean hypergradient of "
             f"{self.reference} over all other seeds. Expansion: the cotangent's largest norm on "
             f"the way back over the one it starts with. Plain training takes "
-            f"{self.training_seconds:.3g} s{memory}.\n\n"
+            f"{self.training_seconds:.3g} s{memory}. Compiling took {self.compile_seconds:.0f} s "
+            f"in all.\n\n"
             f"Metasmoothness along a step of {self.step_size:g} against the signs of the exact "
             f"hypergradient: weights {_pm(self.metasmoothness)}, outer loss "
             f"{_pm(self.outer_agreement)} (1 is smooth; near 0, hypergradients do not predict a "

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # What speaks of the way back, and not of the trained model.
-REVERSE = ("hypergradient_norm", "cotangent_norm", "certified_ratio", "certified_cosine")
+REVERSE = ("hypergradient_norm", "cotangent_norm", "certified_ratio", "certified_cosine", "taken")
 _BOOKKEEPING = ("step", "finite", "seconds")
 # Names that no task may give to a metric of its own.
 RESERVED = ("outer_loss", *REVERSE, *_BOOKKEEPING)

@@ -12,7 +12,7 @@ from drmad_jax._checks.arguments import check_count, check_inexact, check_key
 from drmad_jax.hypergradient import Hypergradient, hypergradient
 from drmad_jax.loops.outer import OuterOptimizer
 from drmad_jax.problem import Problem, TrainState
-from drmad_jax.protocol import Estimator, Method
+from drmad_jax.protocol import Estimator, Info, Method
 
 # key -> what a hypergradient is called with besides the hyperparameters, by name
 Sample = Callable[[Array], Mapping[str, PyTree]]
@@ -60,6 +60,7 @@ class OuterInfo(NamedTuple):
         slope: The outer loss's derivative along the hypergradient, by certificates; `None` without.
         cosine: With the true hypergradient, by certificates; `None` without.
         measured: What `measure` returned, mean over seeds.
+        infos: What happened on each seed's way back, leading axis num_seeds.
         state: The trained state of the first seed.
     """
 
@@ -71,6 +72,7 @@ class OuterInfo(NamedTuple):
     slope: Float[Array, ""] | None
     cosine: Float[Array, ""] | None
     measured: Mapping[str, Array]
+    infos: Info
     state: TrainState
 
 
@@ -172,7 +174,10 @@ def outer_loop(
         wanted, outer_state = outer_optimizer.update(
             info.grad, state.outer_state, at, value=info.value
         )
-        part = lambda old, new: old + length.astype(old.dtype) * (new - old)
+        # A whole step is what the optimizer wants to the bit: what it projected stays so.
+        part = lambda old, new: jnp.where(
+            length < 1, old + length.astype(old.dtype) * (new - old), new
+        )
         taken = jax.tree.map(part, at, wanted), outer_state
         back = best, outer_optimizer.init(best)
         hparams, outer_state = _where(info.trusted, taken, back)
@@ -203,7 +208,7 @@ def _info(out: Hypergradient, measured: Mapping[str, Array]) -> OuterInfo:
     measured = {name: mean(x) for name, x in measured.items()}
     state = jax.tree.map(lambda x: x[0], out.state)
     return OuterInfo(
-        mean(out.value), grad, out.value, finite, trusted, slope, cosine, measured, state
+        mean(out.value), grad, out.value, finite, trusted, slope, cosine, measured, out.info, state
     )
 
 
@@ -253,7 +258,7 @@ def tune(
         key: Key of all runs.
         patience: Stop after so many steps without a new lowest outer loss; `None` for never.
         log: Gets each line of the history when it is there: a function that prints it, or hands it
-            on to TensorBoard (`writer.add_scalar` of `tensorboardX`, say) or another service.
+            on to TensorBoard or another service (see docs/methods.md).
         callback: `(state, info)` after each step, to save the state or to look at it; stops the
             loop where it returns True.
         state: Where an earlier loop stood; `None` to begin at `hparams`.
@@ -276,6 +281,19 @@ def tune(
         >>> tuned = dj.tune(loop, 0.0, num_outer_steps=40, key=jax.random.key(0))
         >>> round(float(tuned.hparams), 1), tuned.stopped  # w = 1/(1 + h) comes to be 0.5
         (1.0, '40 outer steps')
+
+        Saved after each step, and gone on with in another process:
+
+        >>> import numpy as np, pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "outer.npz"
+        >>> save = lambda state, info: np.savez(file, *jax.tree.leaves(state))
+        >>> half = dj.tune(
+        ...     loop, 0.0, num_outer_steps=20, key=jax.random.key(0), callback=save)
+        >>> structure = jax.tree.structure(loop.init(0.0))
+        >>> state = jax.tree.unflatten(structure, map(jnp.asarray, np.load(file).values()))
+        >>> rest = dj.tune(loop, 0.0, num_outer_steps=40, key=jax.random.key(0), state=state)
+        >>> len(rest.history), bool(rest.hparams == tuned.hparams)
+        (20, True)
     """
     check_count("tune", "num_outer_steps", num_outer_steps)
     check_key("tune", key)
@@ -315,6 +333,27 @@ def _reason(state: OuterState, info: OuterInfo, patience: int | None) -> str:
         )
     if patience is not None and int(state.since_best) >= patience:
         return f"no lower outer loss in {patience} steps"
+    return why_stuck(state)
+
+
+def why_stuck(state: OuterState) -> str:
+    """Why a loop cannot go on from where it stands.
+
+    Args:
+        state: After a step.
+
+    Returns:
+        The reason; empty where it can.
+
+    Example:
+        >>> import drmad_jax as dj, jax.numpy as jnp
+        >>> from drmad_jax.loops.tuning import why_stuck
+        >>> zero, one = jnp.int32(0), jnp.float32(1)
+        >>> why_stuck(dj.OuterState(one, (), zero, one, jnp.float32(jnp.inf), zero, one))
+        'nothing to go back to'
+    """
+    if not jnp.isfinite(state.best_value):
+        return "nothing to go back to"
     if float(state.length) < SHORTEST:
         return "no hypergradient to trust however short the step"
     return ""

@@ -61,7 +61,9 @@ class Run(NamedTuple):
     @property
     def num_steps_done(self) -> int:
         """Outer steps that updated the hyperparameters."""
-        return sum("hypergradient_norm" in line and line["finite"] for line in self.metrics)
+        of_tuning = (line for line in self.metrics if "hypergradient_norm" in line)
+        # Runs of before steps could be refused stopped where one was not finite.
+        return sum(line.get("taken", line["finite"]) for line in of_tuning)
 
     @property
     def judged(self) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from drmad_jax.experiments import files
 from drmad_jax.experiments.errors import RunFolderError
-from drmad_jax.experiments.runs.outer_step import Carry
+from drmad_jax.loops.tuning import OuterState
 
 FOLDER = "checkpoints"
 _ARCHIVE = "state.npz"
@@ -32,7 +32,7 @@ class Checkpoint(NamedTuple):
     """
 
     step: int
-    carry: Carry
+    carry: OuterState
     lines: list[str]
 
 
@@ -71,7 +71,7 @@ def steps(folder: Path) -> list[int]:
     return sorted((int(name) for name in found if name.isdecimal()), reverse=True)
 
 
-def restore(folder: Path, step: int, *, like: Carry) -> Checkpoint:
+def restore(folder: Path, step: int, *, like: OuterState) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
@@ -116,7 +116,7 @@ def check(folder: Path, step: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def restore_latest(folder: Path, *, like: Carry) -> Checkpoint | None:
+def restore_latest(folder: Path, *, like: OuterState) -> Checkpoint | None:
     """Reads the newest checkpoint that can be read, and tells of those that cannot.
 
     Args:
@@ -145,13 +145,13 @@ def _name(folder: Path, step: int) -> str:
     return f"the checkpoint {folder / FOLDER / str(step)}"
 
 
-def _plain(carry: Carry) -> Carry:
+def _plain(carry: OuterState) -> OuterState:
     """The same with arrays that NumPy has, keys of random draws by their data."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, carry)
 
 
-def _fill(like: Carry, arrays: Mapping[str, np.ndarray]) -> Carry:
+def _fill(like: OuterState, arrays: Mapping[str, np.ndarray]) -> OuterState:
     def read(leaf, plain, array):
         # NumPy writes what it does not know, such as bfloat16, without its name.
         array = array.view(plain.dtype) if array.dtype.kind == "V" else array
@@ -169,5 +169,5 @@ def _fill(like: Carry, arrays: Mapping[str, np.ndarray]) -> Carry:
     return jax.tree.map(read, like, plain, found)
 
 
-def _numbered(carry: Carry) -> dict[str, Any]:
+def _numbered(carry: OuterState) -> dict[str, Any]:
     return {f"carry_{number}": leaf for number, leaf in enumerate(jax.tree.leaves(carry))}

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 import drmad_jax as dj
 from drmad_jax.experiments.config import Config, to_toml
@@ -75,7 +74,7 @@ def compare(
         folder: Where to write; what an earlier comparison left there is replaced.
         names: Names of `standard_methods`; the exact method is added if it is not among them.
         num_seeds: Training runs, each as one outer step of the configuration would draw it.
-        progress: Show a progress bar on standard error.
+        progress: Tell of each method and seed on standard error.
 
     Returns:
         What was found, as written.
@@ -120,12 +119,12 @@ def _measure(
         num_steps=config.inner.num_steps,
         reference=methods[REFERENCE],
         step_size=_step_size(config),
+        progress=say if progress else None,
     )
     sample = jax.jit(task.sample)
     runs = (sample(outer_key(config, seed), data)._asdict() for seed in range(num_seeds))
     if progress:
-        say(f"compiling {len(methods)} methods")
-        runs = tqdm(runs, desc=f"{config.name} compare", total=num_seeds, unit="seed")
+        say(f"compiling {len(methods)} methods for {num_seeds} seeds")
     with told_of_config("this comparison cannot be run"):
         return measure(task.init_hparams(), runs)
 

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
+import drmad_jax as dj
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import RunStopped
 from drmad_jax.experiments.files import say, tidy, write_json
@@ -29,12 +30,16 @@ from drmad_jax.experiments.runs.judge import judge, make_trial
 from drmad_jax.experiments.runs.spread import everywhere, here, members, rows, spread
 from drmad_jax.experiments.runs.summary import COMPLETE, summarise
 from drmad_jax.experiments.tasks import make_task
+from drmad_jax.loops.tuning import why_stuck
 
 
 def run(
     config: Config, folder: Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
-    """Tunes hyperparameters, keeping everything in a run folder.
+    """Tunes hyperparameters by `drmad_jax.outer_loop`, keeping everything in a run folder.
+
+    A step that is not finite, or leads uphill by its certificate, is not taken: the hyperparameters
+    go back to the best so far, and the next steps are shorter.
 
     The folder gets `config.toml`, a line in `metrics.jsonl` for each outer step and one for the
     final hyperparameters, `hparams.npz`, `summary.json` and `checkpoints/`, and with `[judge]` a
@@ -58,7 +63,8 @@ def run(
     Raises:
         RunFolderError: If the folder cannot be used, or another process is at work in it.
         ConfigError: If the configuration cannot be compiled.
-        RunStopped: If the hypergradient or the loss is not finite.
+        RunStopped: If the hypergradient or the loss is not finite at the very start, or none can be
+            followed however short the step, or the loss is not finite at the end.
         ProcessLost: If another process of this run has ended.
     """
     progress, summary = progress and leads(), None
@@ -121,6 +127,9 @@ class _Loop:
                 certify = every > 0 and step % every == 0
                 line, carry = self._call(step, self.certified if certify else self.outer_step)
                 self._keep(line)
+                # Where a step is not taken the loop goes back to the best, while there is one.
+                if why := why_stuck(carry):
+                    raise RunStopped(_why_stopped(self.config, line, why))
                 self.carry = carry
                 if leads():
                     save(self.folder, Checkpoint(step + 1, carry, self.lines))
@@ -128,9 +137,12 @@ class _Loop:
                 bar.update()
         # By the same function, whose hypergradient goes unused: compiling another one takes longer
         # than one more reverse pass.
-        line, _ = self._call(total, self.outer_step)
+        line, back = self._call(total, self.outer_step)
         line["finite"] = math.isfinite(line["outer_loss"])
         self._keep({name: value for name, value in line.items() if name not in REVERSE})
+        if not line["finite"]:
+            self.carry = back
+            raise RunStopped(_why_stopped(self.config, line, "left are the best before it"))
 
     def _restore(self) -> int:
         """Goes to where the run stood; returns how many outer steps are done."""
@@ -166,10 +178,8 @@ class _Loop:
         """Keeps a line of metrics even if the run has to stop there."""
         if leads():
             self.lines.append(run_folder.append(self.folder, run_folder.METRICS, line))
-        if not line["finite"]:
-            raise RunStopped(_why_stopped(self.config, line))
 
-    def _call(self, step: int, call: Callable[..., Any]) -> tuple[dict[str, Any], outer_step.Carry]:
+    def _call(self, step: int, call: Callable[..., Any]) -> tuple[dict[str, Any], dj.OuterState]:
         start = time.perf_counter()
         key = outer_step.outer_key(self.config, step)
         with told_of_config():
@@ -201,16 +211,20 @@ def _tell_of_processes() -> None:
         )
 
 
-def _why_stopped(config: Config, line: dict[str, Any]) -> str:
-    """What was not finite, where, and what to try."""
+def _why_stopped(config: Config, line: dict[str, Any], why: str = "") -> str:
+    """What was not finite or led uphill, where, and what to try."""
     where = f"at outer step {line['step']} with method {config.method}"
-    if math.isfinite(line["outer_loss"]):
+    if line["finite"]:
+        problem = f"the hypergradient leads uphill {where}, as its certificate says"
+        remedies = ["a method nearer to the exact one (drmad-jax compare)"]
+    elif math.isfinite(line["outer_loss"]):
         problem = f"the hypergradient is not finite {where} (outer loss {line['outer_loss']:.4g})"
         remedies = _remedies(config)
     else:
         problem = f"the outer loss is {line['outer_loss']} {where}: training itself diverged"
         remedies = ["a smaller inner.optimizer.learning_rate"]
     if line["step"] > 0:
+        problem += f" ({why})" if why else ""
         remedies.append("a smaller outer.optimizer.learning_rate")
     tried = "".join(f"\n    - {remedy}" for remedy in remedies)
     return f"{problem}; nothing was updated. Try{tried}"

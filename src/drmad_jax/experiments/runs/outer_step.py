@@ -1,9 +1,10 @@
-"""One outer step as a pure function: draw, train, differentiate, judge, update."""
+"""One step of the outer loop as a pure function of the data, and the metrics that it leaves."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
@@ -17,19 +18,7 @@ Metrics = dict[str, Array]
 NUM_DIRECTIONS = 8
 
 
-class Carry(NamedTuple):
-    """What passes from one outer step to the next, and all that a checkpoint holds.
-
-    Attributes:
-        hparams: The hyperparameters.
-        outer_state: State of the outer optimizer.
-    """
-
-    hparams: PyTree
-    outer_state: PyTree
-
-
-def init_carry(config: Config, task: Task) -> Carry:
+def init_carry(config: Config, task: Task) -> dj.OuterState:
     """What tuning starts from.
 
     Args:
@@ -37,48 +26,43 @@ def init_carry(config: Config, task: Task) -> Carry:
         task: Its task.
 
     Returns:
-        The first carry.
+        The first carry: what passes from one outer step to the next, and what a checkpoint holds.
     """
-    hparams = task.init_hparams()
-    return Carry(hparams, _outer_optimizer(config, task).init(hparams))
+    return _outer_loop(config, task).init(task.init_hparams())
 
 
 def make_outer_step(
     config: Config, task: Task, *, certify: bool = False
-) -> Callable[[Carry, Array, PyTree], tuple[Carry, Metrics]]:
+) -> Callable[[dj.OuterState, Array, PyTree], tuple[dj.OuterState, Metrics]]:
     """Makes the function that the run loop compiles.
 
     Args:
         config: The configuration.
         task: Its task.
-        certify: Whether the metrics say what the hypergradient is worth.
+        certify: Whether the metrics say what the hypergradient is worth, and a step that leads
+            uphill is not taken.
 
     Returns:
         A pure function `(carry, key, data) -> (carry, metrics)`; the metrics speak of the
         hyperparameters that came in.
     """
-    num_steps, method = config.inner.num_steps, config.method.build()
     directions = NUM_DIRECTIONS if certify else None
-    hypergradient = dj.hypergradient(
-        task.problem, num_steps=num_steps, method=method, certify=directions
-    )
-    outer_optimizer = _outer_optimizer(config, task)
 
-    def outer_step(carry: Carry, key: Array, data: PyTree) -> tuple[Carry, Metrics]:
-        inputs = task.sample(key, data)
-        out = hypergradient(carry.hparams, **inputs._asdict())
+    def outer_step(carry: dj.OuterState, key: Array, data: PyTree) -> tuple[dj.OuterState, Metrics]:
+        carry, info = _outer_loop(config, task, data, certify=directions).step(carry, key)
         metrics = {
-            "outer_loss": out.value,
-            **task.evaluate(out.state, carry.hparams, data),
-            "hypergradient_norm": optax.tree.norm(out.grad),
-            "finite": out.info.finite,
+            "outer_loss": info.value,
+            **info.measured,
+            "hypergradient_norm": optax.tree.norm(info.grad),
+            "finite": info.finite,
+            "taken": info.trusted,
         }
-        if out.info.cotangent_norm is not None:
-            metrics["cotangent_norm"] = out.info.cotangent_norm
-        if (worth := out.info.certificate) is not None:
-            metrics["certified_ratio"], metrics["certified_cosine"] = worth.ratio, worth.cosine
-        hparams, outer_state = outer_optimizer.update(out.grad, carry.outer_state, carry.hparams)
-        return Carry(hparams, outer_state), metrics
+        if info.infos.cotangent_norm is not None:
+            metrics["cotangent_norm"] = jnp.max(info.infos.cotangent_norm)
+        if (worth := info.infos.certificate) is not None:
+            metrics["certified_ratio"] = jnp.mean(worth.ratio)
+            metrics["certified_cosine"] = cast(Array, info.cosine)
+        return carry, metrics
 
     return outer_step
 
@@ -109,5 +93,16 @@ def to_host(metrics: Metrics) -> dict[str, Any]:
     return {name: metrics[name].item() for name in names}
 
 
-def _outer_optimizer(config: Config, task: Task) -> dj.OuterOptimizer:
-    return dj.outer_optimizer(config.outer.optimizer.build(), project=task.project)
+def _outer_loop(
+    config: Config, task: Task, data: PyTree = None, *, certify: int | None = None
+) -> dj.OuterLoop:
+    """The library's, on data that are arguments of what is compiled."""
+    return dj.outer_loop(
+        task.problem,
+        lambda key: task.sample(key, data)._asdict(),
+        dj.outer_optimizer(config.outer.optimizer.build(), project=task.project),
+        num_steps=config.inner.num_steps,
+        method=config.method.build(),
+        certify=certify,
+        measure=lambda state, hparams: task.evaluate(state, hparams, data),
+    )

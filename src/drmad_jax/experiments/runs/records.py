@@ -24,6 +24,7 @@ class Step(Record):
     Attributes:
         step: Its number, which is that of the line.
         finite: Whether loss and hypergradient were.
+        taken: Whether the hyperparameters followed the hypergradient, or went back to the best.
         seconds: What it took.
         outer_loss: The outer loss.
     """
@@ -32,6 +33,7 @@ class Step(Record):
 
     step: Count
     finite: bool
+    taken: bool | None = None
     seconds: Seconds
     outer_loss: Value
 
