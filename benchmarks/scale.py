@@ -7,13 +7,17 @@ program is traced, lowered and compiled from shapes alone, by itself, without an
 generator's own optimisations are off: they take long, and leave the plan of the memory alone.
 
 States: temporary bytes over those of weights and optimizer state. Vectors: over those of weights.
-Copies and products: as in `benchmarks.programs`.
+Copies and products: as in `benchmarks.programs`. Beside them, what one gradient of the inner loss
+and one curvature product ask for, their results left out: the activations that laws speak of.
 """
 
+import dataclasses
 import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
 
 import drmad_jax as dj
 from benchmarks import lineup
@@ -24,16 +28,19 @@ from benchmarks.records import write_record
 from benchmarks.timing import options
 
 STATES, VECTORS = "states", "vectors"
+MOMENTUM = 0.9  # of `reversible`
 SIZES = {
     "10 M weights": Decoder(width=320, layers=6, vocabulary=8192),
     "100 M weights": Decoder(width=768, layers=12, vocabulary=16384),
     "1 B weights": Decoder(width=2048, layers=19, vocabulary=16384),
 }
-CELLS = {f"{size}, T = {steps}": (size, steps) for size in SIZES for steps in (1000, 2000)}
+LAWS = (lineup.PLAIN, lineup.DEFAULT, lineup.CHECKPOINTED, "checkpointed, 10 states")
 METHODS = (
-    lineup.PLAIN, lineup.LIBRARY, lineup.DEFAULT, "its segments alone", "its exact end alone",
-    lineup.CHECKPOINTED,
+    *LAWS, "its segments alone", lineup.STORED, "forward", lineup.REVERSIBLE, "implicit",
 )  # fmt: skip
+# Size, number of steps, methods.
+CELLS = {f"{size}, T = 2000": (size, 2000, METHODS) for size in SIZES}
+CELLS["100 M weights, T = 8000"] = ("100 M weights", 8000, LAWS)
 
 
 def total_bytes(tree: Any) -> int:
@@ -41,25 +48,59 @@ def total_bytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def run_cell(cell: str, names: list[str], rounds: int) -> dict[str, Any]:
+def run_cell(cell: str, names: tuple[str, ...] | None, rounds: int) -> dict[str, Any]:
     """Every method at one size and one number of steps."""
-    size, num_steps = CELLS[cell]
+    size, num_steps, own_names = CELLS[cell]
     model = SIZES[size]
-    problem, hparams, params = model.problem(), model.hparams(), model.params()
-    state = jax.eval_shape(lambda h, p: dj.init_state(problem, h, p), hparams, params)
+    problem, params = model.problem(), model.params()
+    given = {"hparams": model.hparams(), "params": params}
+    state = jax.eval_shape(lambda h, p: dj.init_state(problem, h, p), *given.values())
     of_weights, of_state = total_bytes(params), total_bytes(state)
     outer_loss = lambda given, batch: problem.outer(given["params"], given["hparams"], batch, None)
-    given = {"hparams": hparams, "params": params}
     of_one, found = count(build(outer_loss, given, model.batch())), {}
-    for name in names:
-        program = _of_stacked(lineup.run_of(problem, name, num_steps))
-        arguments = given, model.batch(num_steps), model.batch()
+    for name in names or own_names:
+        chosen, own = _fitting(name, problem, given)
+        program = _of_stacked(lineup.run_of(chosen, name, num_steps))
+        arguments = own, model.batch(num_steps), model.batch()
         row = describe([build(program, *arguments) for _ in range(rounds)], of_one)
         row[STATES] = round(row["temporary_bytes"] / of_state, 2)
         row[VECTORS] = round(row["temporary_bytes"] / of_weights, 2)
         found[name] = row
         print(f"    {name:32s} {row}", flush=True)
-    return {"weights": of_weights // 4, "state_bytes": of_state, "methods": found}
+    return {
+        "weights": of_weights // 4,
+        "state_bytes": of_state,
+        **_of_one_batch(problem, given, model.batch()),
+        "methods": found,
+    }
+
+
+def _of_one_batch(problem: dj.Problem, given: dict[str, Any], batch: PyTree) -> dict[str, int]:
+    """Temporary bytes of one gradient and of one curvature product."""
+    inner = lambda params, h, batch: problem.inner(params, h, batch, None, None)[0]
+    gradient = jax.grad(inner)
+
+    def product(given, vector, batch):
+        at = lambda params: gradient(params, given["hparams"], batch)
+        return jax.jvp(at, (given["params"],), (vector,))[1]
+
+    of_gradient = lambda given, batch: gradient(given["params"], given["hparams"], batch)
+    return {
+        "gradient_bytes": build(of_gradient, given, batch).temporary_bytes,
+        "product_bytes": build(product, given, given["params"], batch).temporary_bytes,
+    }
+
+
+def _fitting(name: str, problem: dj.Problem, given: dict[str, Any]) -> tuple[dj.Problem, Any]:
+    """The problem as the method takes it: another optimizer, or penalties alone."""
+    with_optimizer = lambda optimizer: dataclasses.replace(problem, optimizer=optimizer)
+    if name == lineup.REVERSIBLE:
+        by = lambda h: dj.reversible_sgd(jnp.exp(h["log_lr"]), MOMENTUM)
+        return with_optimizer(by), given
+    if name == "implicit":
+        penalties = {"log_decay": given["hparams"]["log_decay"]}
+        return with_optimizer(lineup.OPTIMIZERS["adam"]), given | {"hparams": penalties}
+    return problem, given
 
 
 def _of_stacked(run: lineup.Run) -> lineup.Run:
@@ -79,7 +120,7 @@ def main() -> None:
     results = {}
     for cell in asked.cells:
         print(cell, flush=True)
-        results[cell] = run_cell(cell, list(asked.methods or METHODS), asked.rounds)
+        results[cell] = run_cell(cell, asked.methods, asked.rounds)
     print(write_record(asked.name, {"cells": results}))
 
 
