@@ -146,14 +146,19 @@ def main() -> None:
 
 
 def _table(results: Results) -> str:
-    """A device's memory and kinds of collectives, then what single steps say."""
+    """A device's memory, then what single steps say."""
+    return f"{memory_table(results)}\n{steps_table(results)}"
+
+
+def memory_table(results: Results) -> str:
+    """A device's memory, and which collectives there are."""
     head = "where things lie", "method", "temporary MiB a device", "states", "collectives"
     lines, state = [], results["state_bytes"]
     for cell, found in results["cells"].items():
         for name, row in found["methods"].items():
             size, kinds = row["temporary_bytes"], ", ".join(row["kinds"]) or "none"
             lines.append((cell, name, mib(size), f"{size / state:.2f}", kinds))
-    return f"{table(head, lines)}\n{steps_table(results)}"
+    return table(head, lines)
 
 
 def steps_table(results: Results) -> str:
@@ -167,6 +172,7 @@ def steps_table(results: Results) -> str:
     return table(head, lines)
 
 
+TABLES = {"devices": memory_table, "words": steps_table}
 BENCHMARK = Benchmark("on_devices", table=_table)
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 
 import drmad_jax as dj
 from benchmarks import lineup
+from benchmarks.laws import LAWS, Size
 from benchmarks.pages import Benchmark, Results, mib, table
 from benchmarks.problems.decoder import Decoder
 from benchmarks.programs import COMPILED, LOWERED, PRODUCTS, build, count, describe
@@ -34,13 +35,16 @@ SIZES = {
     "100 M weights": Decoder(width=768, layers=12, vocabulary=16384),
     "1 B weights": Decoder(width=2048, layers=19, vocabulary=16384),
 }
-LAWS = (lineup.PLAIN, lineup.DEFAULT, lineup.CHECKPOINTED, "checkpointed, 10 states")
+FEW_STATES, SEGMENTS = "checkpointed, 10 states", "its segments alone"
+LENGTHS = (lineup.PLAIN, lineup.DEFAULT, lineup.CHECKPOINTED, FEW_STATES)
 METHODS = (
-    *LAWS, "its segments alone", lineup.STORED, "forward", lineup.REVERSIBLE, "implicit",
+    *LENGTHS, SEGMENTS, lineup.STORED, "forward", lineup.REVERSIBLE, "implicit",
 )  # fmt: skip
 # Size, number of steps, methods.
-CELLS = {f"{size}, T = 2000": (size, 2000, METHODS) for size in SIZES}
-CELLS["100 M weights, T = 8000"] = ("100 M weights", 8000, LAWS)
+CELLS: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    f"{size}, T = 2000": (size, 2000, METHODS) for size in SIZES
+}
+CELLS["100 M weights, T = 8000"] = ("100 M weights", 8000, LENGTHS)
 
 
 def total_bytes(tree: Any) -> int:
@@ -145,6 +149,56 @@ def _table(results: Results) -> str:
     return "\n".join(pieces)
 
 
+def laws_table(results: Results) -> str:
+    """Compiled bytes in GiB, and by how much the law of each method is off."""
+    cells = results["cells"]
+    head = ("method", *cells)
+    names = dict.fromkeys(name for found in cells.values() for name in found["methods"])
+    lines = [(name, *(_beside_law(name, cell, results) for cell in cells)) for name in names]
+    sizes = ("one state", *(gib(found["state_bytes"]) for found in cells.values()))
+    return table(head, [sizes, *lines])
+
+
+def _beside_law(name: str, cell: str, results: Results) -> str:
+    row = results["cells"][cell]["methods"].get(name)
+    if row is None:
+        return "–"
+    return f"{gib(row['temporary_bytes'])} ({round(100 * off(name, cell, results)):+d}%)"
+
+
+def off(name: str, cell: str, results: Results) -> float:
+    """By which part of the compiled bytes the law of a method is off."""
+    found = results["cells"][cell]
+    size = Size(
+        state=found["state_bytes"],
+        weights=4 * found["weights"],
+        gradient=found["gradient_bytes"],
+        product=found["product_bytes"],
+        num_steps=CELLS[cell][1],
+        num_hparams=1 + len(SIZES[CELLS[cell][0]].params()),
+    )
+    return LAWS[name](size) / found["methods"][name]["temporary_bytes"] - 1
+
+
+def gib(count: int) -> str:
+    """Bytes as GiB."""
+    return f"{count / 2**30:,.3g}" if count < 1000 * 2**30 else f"{count / 2**30:,.0f}"
+
+
+def batch_table(results: Results) -> str:
+    """What one gradient and one curvature product ask for."""
+    cells = {CELLS[cell][0]: found for cell, found in results["cells"].items()}
+    head = ("temporary GiB of", *cells)
+    kinds = {"weights": "the weights", "gradient_bytes": "one gradient, G"}
+    kinds["product_bytes"] = "one curvature product, P"
+    size = lambda found, key: found[key] * (4 if key == "weights" else 1)
+    lines = [
+        (said, *(gib(size(found, key)) for found in cells.values())) for key, said in kinds.items()
+    ]
+    return table(head, lines)
+
+
+TABLES = {"laws": laws_table, "batch": batch_table}
 BENCHMARK = Benchmark("scale", table=_table)
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Weight decays and the learning rate of a language model of 100 M weights: docs/scale.md.
 
-    python language_model.py --tokens tokens.npy     # a row of integers below 16384
-    python language_model.py --compile-only          # what a device is asked for
-    python language_model.py --tiny                  # a toy, on tokens made up
+python language_model.py --tokens tokens.npy     # a row of integers below 16384
+python language_model.py --compile-only          # what a device is asked for
+python language_model.py --tiny                  # a toy, on tokens made up
 """
 
 import argparse
@@ -47,30 +47,31 @@ adam = lambda h: optax.adam(jnp.exp(h["log_lr"]), eps_root=1e-8)
 problem, hparams = dj.Problem(decayed, loss, adam), dict.fromkeys(["log_lr", *shapes], -9.0)
 keys = lambda key: zip(shapes.items(), jax.random.split(key, len(shapes)), strict=True)
 start = lambda key: {k: 0.02 * jax.random.normal(each, s) for (k, s), each in keys(key)}
+call = jax.jit(dj.hypergradient(problem, num_steps=num_steps, method=dj.drmad()))
 if asked.compile_only:
-    call = jax.jit(dj.hypergradient(problem, num_steps=num_steps, method=dj.drmad()))
     tokens = jax.ShapeDtypeStruct((num_steps, rows, length + 1), jnp.int32)
     outer = jax.ShapeDtypeStruct(tokens.shape[1:], jnp.int32)
     given = hparams, jax.eval_shape(start, jax.random.key(0)), tokens, outer
     size = call.lower(*given).compile().memory_analysis().temp_size_in_bytes
-    weights = sum(x.size for x in jax.tree.leaves(given[1]))
-    raise SystemExit(f"{weights:,} weights: {size / 2**30:.1f} GiB, {size / 12 / weights:.1f} states")
+    count = sum(x.size for x in jax.tree.leaves(given[1]))
+    raise SystemExit(f"{count:,} weights: {size / 2**30:.1f} GiB, {size / 12 / count:.1f} states")
 
 made_up = lambda: np.random.default_rng(0).integers(0, words, 10**5).cumsum() % words
 tokens = np.load(asked.tokens, mmap_mode="r") if asked.tokens else made_up()
 cut = len(tokens) * 9 // 10
 
 
-def windows(low, high, seed):
-    at = np.random.default_rng(seed).integers(low, high - length, rows)
-    return np.stack([tokens[i : i + length + 1] for i in at]).astype(np.int32)
+def windows(low, high, seed, count):
+    at = np.random.default_rng(seed).integers(low, high - length, (count, rows))
+    return np.asarray(tokens[at[..., None] + np.arange(length + 1)], np.int32)
 
 
-outer, show = dj.outer_optimizer(optax.adam(0.3)), lambda at: print(at, flush=True)
-run, state = dj.in_chunks(problem, num_steps=num_steps, progress=show), outer.init(hparams)
+outer = dj.outer_optimizer(optax.adam(0.3))
+state = outer.init(hparams)
 for step in range(2 if asked.tiny else 20):
-    batches = dj.host_batches(lambda t, step=step: windows(0, cut, [step, int(t)]))
-    out = run(hparams, start(jax.random.key(step)), batches, windows(cut, len(tokens), step))
+    batches = windows(0, cut, 2 * step, num_steps)  # All of a run: 8 MB.
+    judged = windows(cut, len(tokens), 2 * step + 1, 1)[0]
+    out = call(hparams, jax.jit(start)(jax.random.key(step)), batches, judged)
     hparams, state = outer.update(out.grad, state, hparams)
     used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
     print(f"{step}: validation {out.value:.4f}, finite {out.info.finite}, peak {used:.1f} GiB")

@@ -1,6 +1,6 @@
 """A long run from a stream of batches, saved after every chunk: killed at any moment, it goes on.
 
-    python long_run.py [--source stream|host] [--store npz|orbax] [--folder long_run]
+python long_run.py [--source stream|host] [--store npz|orbax] [--folder long_run]
 """
 
 # %% Options, and a network whose batches are made up as they go
@@ -46,7 +46,8 @@ else:
     import orbax.checkpoint as ocp
 
     kept = ocp.CheckpointManager(asked.folder, options=ocp.CheckpointManagerOptions(max_to_keep=2))
-    load = lambda: kept.restore(kept.latest_step()) if kept.all_steps() else None
+    whole = ocp.args.StandardRestore()
+    load = lambda: kept.restore(kept.latest_step(), args=whole) if kept.all_steps() else None
 
     def save(saved):  # Waits, since the arrays are given away to the next chunk.
         arrays = ocp.args.StandardSave(jax.tree.map(np.asarray, dict(saved)))
