@@ -85,7 +85,7 @@ def run_cell(cell: str, names: tuple[str, ...]) -> dict[str, Any]:
     with contextlib.nullcontext() if cell == "one device" else jax.set_mesh(mesh):
         for name in names:
             program = build(over(_whole(name)), h, params, rows(EXAMPLES), rows(ROWS))
-            row = {"temporary_bytes": program.temporary_bytes}
+            row: dict[str, Any] = {"temporary_bytes": program.temporary_bytes}
             row["kinds"] = sorted(words(program.compiled.as_text()))
             found["methods"][name] = row
             print(f"    {name:24s} {row}", flush=True)
