@@ -67,6 +67,7 @@ METHODS: dict[str, Callable[[int], Method]] = {
     "implicit, CG": lambda T: dj.implicit(curvature="gauss_newton"),
     CHECKPOINTED: lambda T: dj.checkpointed(),
     "checkpointed, 10 levels": lambda T: dj.checkpointed(levels=10),
+    "checkpointed, 10 states": lambda T: dj.checkpointed(budget=10),
     STORED: lambda T: dj.stored(),
     REVERSIBLE: lambda T: dj.reversible(),
     UNROLLED: lambda T: dj.unrolled(),

@@ -12,7 +12,9 @@ from pathlib import Path
 from benchmarks import (
     curvature_product,
     first_result,
+    in_pieces,
     looks,
+    on_devices,
     programs,
     records,
     reversible_memory,
@@ -35,6 +37,8 @@ BENCHMARKS = (
     programs.BENCHMARK,
     scale.BENCHMARK,
     streams.BENCHMARK,
+    on_devices.BENCHMARK,
+    in_pieces.BENCHMARK,
     first_result.BENCHMARK,
     memory.BENCHMARK,
     population.BENCHMARK,
@@ -53,6 +57,7 @@ HEADLINES = ("cost", "memory", "peers", "reversible_memory", "first_result")
 ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "benchmarks" / "README.md", ROOT / "README.md"
 STUDY, EXPERIMENTS = ROOT / "docs" / "study.md", ROOT / "docs" / "experiments.md"
+SCALE = ROOT / "docs" / "scale.md"
 Kinds = dict[str, Callable[[str], str]]
 
 
@@ -108,11 +113,25 @@ def page_kinds() -> Kinds:
     }
 
 
+def scale_kinds() -> Kinds:
+    """The marked parts of docs/scale.md."""
+    return {
+        kind: lambda _, draw=draw, name=name: draw(records.results(name))
+        for name, tables in (
+            ("scale", scale.TABLES),
+            ("on_devices", on_devices.TABLES),
+            ("in_pieces", in_pieces.TABLES),
+        )
+        for kind, draw in tables.items()
+    }
+
+
 PAGES: dict[Path, Callable[[], Kinds]] = {
     PAGE: page_kinds,
     README: lambda: {"measured": headlines},
     STUDY: lambda: study.TABLES,
     EXPERIMENTS: lambda: literature.KINDS,
+    SCALE: scale_kinds,
 }
 
 
@@ -130,7 +149,7 @@ def render_study() -> None:
 
 
 def main() -> None:
-    for page in (PAGE, README, EXPERIMENTS):
+    for page in (PAGE, README, EXPERIMENTS, SCALE):
         render(page)
     render_study()
 

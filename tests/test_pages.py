@@ -5,9 +5,11 @@ import re
 
 import pytest
 
+import drmad_jax as dj
+
 pytest.importorskip("benchmarks", reason="needs the repository's root on the path")
 
-from benchmarks import records, render
+from benchmarks import laws, records, render, scale
 from benchmarks.pages import fill
 
 PATHS = sorted(records.RECORDS.glob("*.json"))
@@ -71,3 +73,19 @@ def test_checkout_is_known():
     found = records._commit()
     assert set(found) == {"commit", "dirty"}
     assert found["commit"] is None or len(found["commit"]) == 40
+
+
+CELLS = records.results("scale")["cells"]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_laws_of_memory_hold(cell):
+    """Formulas of docs/scale.md beside compiled bytes."""
+    off = {name: scale.off(name, cell, {"cells": CELLS}) for name in CELLS[cell]["methods"]}
+    assert off.keys() <= laws.LAWS.keys()
+    assert {name: part for name, part in off.items() if abs(part) > 0.15} == {}
+
+
+@pytest.mark.parametrize("num_steps", [900, 2000, 8000, 100_000])
+def test_laws_know_how_long_the_exact_end_is(num_steps):
+    assert laws.exact_end(num_steps) == dj.drmad().length_of_end(num_steps)

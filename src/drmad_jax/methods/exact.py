@@ -62,15 +62,19 @@ def checkpointed(
         every: Steps between checkpoints. A decreasing sequence, each a divisor of the one before,
             gives as many levels: (100, 10) stores every 100th state, then every 10th of one
             interval, then those of ten steps. `None` leaves the choice to `levels` or `budget`.
-        levels: Number of levels n, each dividing its interval into r = ⌈T^(1/n)⌉ (a tree as
-            REPLAY's, arXiv 2503.13751): n·r states. 2 stores about 2√T; log₂ T levels store
-            2 log₂ T. 2 if neither `every` nor `budget` is given.
-        budget: Number of states that may be stored at a time; takes the fewest levels that fit.
+        levels: How often each step is computed at most, n, training included, in the fewest states
+            s that allow it: C(s + n, n) ≥ T, binomial checkpoints (Griewank and Walther 2000,
+            revolve). 2 stores about √(2T), 3 about ∛(6T); 32 is the most. 2 if neither `every` nor
+            `budget` is given.
+        budget: Number of states that may be stored at a time; each step is computed as seldom as
+            they allow.
         curvature: "hessian" (exact) or "gauss_newton".
 
     Cost:
-        Memory: T/every + every training states, or n·⌈T^(1/n)⌉. Reverse pass: T reverse steps,
-        and n − 1 trainings again.
+        Memory: T/every + every training states; or √(2T) by default, s by levels (and one for
+        what is stored for nobody), or `budget`; three more and two vectors for the way back itself.
+        Reverse pass: T reverse steps, and at most n − 1 trainings again: at T = 2000 one in 63
+        states, 1.9 in 22, 2.7 in 14, 3.5 in 10.
     Bias:
         Exact with the Hessian.
 
