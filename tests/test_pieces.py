@@ -29,6 +29,8 @@ METHODS = {
     "stored": dj.stored(),
     "checkpointed": dj.checkpointed(),
     "levels": dj.checkpointed(levels=4),
+    "on the host": dj.checkpointed(on_host=True),
+    "means on the host": segments(path=dj.means(on_host=True)),
     "every": dj.checkpointed(every=(12, 4)),
     "truncated": dj.truncated(num_reverse_steps=9),
     "frozen": dj.truncated(num_reverse_steps=9, frozen=True),
@@ -100,6 +102,25 @@ def test_any_way_of_cutting_gives_the_same_bits(name):
             back = retreat(back, h, batches, visits)
         assert same(finish(back, h, params, batches), whole)
     assert np.any(problems.flat(whole.grad)) and bool(whole.info.finite)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "on_host, on_device", [("on the host", "checkpointed"), ("means on the host", "segments")]
+)
+@lenient
+def test_states_on_the_host_are_the_same(on_host, on_device):
+    h, params, batches, judged = given()
+    calls = (
+        dj.hypergradient(problem_of(""), num_steps=NUM_STEPS, method=METHODS[name])
+        for name in (on_host, on_device)
+    )
+    assert same(*(jax.jit(call)(h, params, batches, judged, key=KEY) for call in calls))
+    pieces = dj.in_pieces(problem_of(""), num_steps=NUM_STEPS, method=METHODS[on_host])
+    pieces = pieces(h, params, batches, judged, key=KEY)
+    tape = jax.jit(pieces.advance)(pieces.start(h, params, key=KEY), h, batches, 9)
+    kept = [x for x in jax.tree.leaves(tape) if x.sharding.memory_kind == "pinned_host"]
+    assert sum(x.size for x in kept) > 0.5 * sum(x.size for x in jax.tree.leaves(tape))
 
 
 @pytest.mark.slow

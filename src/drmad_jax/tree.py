@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compute_on import compute_on
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
@@ -73,22 +74,38 @@ def rows(tree: PyTree, count: int) -> PyTree:
 
 
 def row(rows: PyTree, index: Array | int) -> PyTree:
-    """One entry of the leading axis of every leaf."""
-    return jax.tree.map(
-        lambda x: jax.lax.dynamic_index_in_dim(jnp.asarray(x), index, keepdims=False), rows
-    )
+    """One entry of the leading axis of every leaf, in the memory of the device."""
+    take = lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+
+    def of_leaf(x):
+        x = jnp.asarray(x)
+        return on_device(_by_host(take, x, index)) if is_on_host(x) else take(x, index)
+
+    return jax.tree.map(of_leaf, rows)
 
 
 def put(rows: PyTree, index: Array | int, tree: PyTree, when: Array | bool = True) -> PyTree:
     """With another entry at `index` of the leading axis of every leaf, where `when` is true."""
+    write = lambda buffer, x, i: jax.lax.dynamic_update_index_in_dim(buffer, x, i, 0)
 
-    def write(buffer, x):
+    def of_leaf(buffer, x):
         if when is not True:
-            old = jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False)
-            x = jnp.where(when, x, old)
-        return jax.lax.dynamic_update_index_in_dim(buffer, x, index, 0)
+            x = jnp.where(when, x, row(buffer, index))
+        if is_on_host(buffer):
+            return _by_host(write, buffer, x, index)
+        return write(buffer, x, index)
 
-    return jax.tree.map(write, rows, tree)
+    return jax.tree.map(of_leaf, rows, tree)
+
+
+def on_host(tree: PyTree) -> PyTree:
+    """Every leaf in the memory of the host."""
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Host), tree)
+
+
+def _by_host(function: Callable[..., Array], *args: Array | int) -> Array:
+    """What the host computes from what it holds, and is handed."""
+    return compute_on("device_host")(jax.jit(function))(*on_host(args))
 
 
 def either(which: Array, first: Callable[[], PyTree], second: Callable[[], PyTree]) -> PyTree:

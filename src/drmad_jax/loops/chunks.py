@@ -149,11 +149,10 @@ class _Compiled:
 
     def __init__(self, pieces: Pieces, chunk_size: int, is_read: bool):
         self.pieces = pieces
-        self.start, self.turn, self.finish = map(
-            jax.jit, (pieces.start, pieces.turn, pieces.finish)
-        )
-        self.advance = jax.jit(pieces.advance, donate_argnums=0)
-        self.retreat = jax.jit(pieces.retreat, donate_argnums=0)
+        self.start, self.finish = jax.jit(pieces.start), jax.jit(pieces.finish)
+        # What travels is handed on, and not held twice.
+        handed_on = pieces.advance, pieces.turn, pieces.retreat
+        self.advance, self.turn, self.retreat = (jax.jit(f, donate_argnums=0) for f in handed_on)
         self._reads = pieces.reads if is_read else [()] * (1 + pieces.num_visits)
         self._chunk_size = chunk_size
         # Room for the batches of any visit.

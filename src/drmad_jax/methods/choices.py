@@ -55,8 +55,12 @@ def knots(knots: int | Sequence[int] = 8, *, optimizer_state: StateOnPath = "aut
     return Knots(cast(int, knots), optimizer_state)
 
 
-def means() -> Means:
+def means(*, on_host: bool = False) -> Means:
     """A path of means: of all the states in each stretch that the steps divide training into.
+
+    Args:
+        on_host: Keep them in the memory of the host (tried on CPUs alone; JAX cannot
+            batch that: not under `jax.vmap`).
 
     Returns:
         A value for `drmad(path=…)`, with `steps` from `segments` or `strided_steps`.
@@ -66,7 +70,7 @@ def means() -> Means:
         >>> dj.drmad().first.path == dj.means()
         True
     """
-    return Means()
+    return Means(on_host=on_host)
 
 
 def segments(

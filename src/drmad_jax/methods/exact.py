@@ -27,7 +27,7 @@ def unrolled() -> Unrolled:
     return Unrolled()
 
 
-def stored(*, curvature: str = "hessian") -> Reverse:
+def stored(*, curvature: str = "hessian", on_host: bool = False) -> Reverse:
     """Exact: all T training states are stored, each step is linearised where it was taken.
 
     Franceschi et al. 2017, Alg. 1 (Reverse-HG).
@@ -35,6 +35,8 @@ def stored(*, curvature: str = "hessian") -> Reverse:
     Args:
         curvature: "hessian" (exact), or "gauss_newton" for the true trajectory with Gauss–Newton
             curvature.
+        on_host: Store the states in the memory of the host (tried on CPUs alone; JAX cannot
+            batch that: not under `jax.vmap`).
 
     Cost:
         Memory: T training states (weights and optimizer state). Reverse pass: T reverse steps.
@@ -46,7 +48,7 @@ def stored(*, curvature: str = "hessian") -> Reverse:
         >>> dj.stored().curvature
         'hessian'
     """
-    return Reverse(Checkpoints((1,)), EveryStep(), curvature)
+    return Reverse(Checkpoints((1,), on_host=on_host), EveryStep(), curvature)
 
 
 def checkpointed(
@@ -54,6 +56,7 @@ def checkpointed(
     every: int | Sequence[int] | None = None,
     levels: int | None = None,
     budget: int | None = None,
+    on_host: bool = False,
     curvature: str = "hessian",
 ) -> Reverse:
     """Exact: some states are stored, the others are computed again on the way back.
@@ -68,6 +71,8 @@ def checkpointed(
             `budget` is given.
         budget: Number of states that may be stored at a time; each step is computed as seldom as
             they allow.
+        on_host: Store the states in the memory of the host (tried on CPUs alone; JAX cannot
+            batch that: not under `jax.vmap`).
         curvature: "hessian" (exact) or "gauss_newton".
 
     Cost:
@@ -94,7 +99,7 @@ def checkpointed(
         raise ValueError(f"checkpointed: give one of {', '.join(map(repr, given))}")
     for name in given.keys() & {"levels", "budget"}:
         check_count("checkpointed", name, given[name])
-    path = Checkpoints(_intervals(every), levels or 2, budget)
+    path = Checkpoints(_intervals(every), levels or 2, budget, on_host)
     return Reverse(path, EveryStep(), curvature)
 
 

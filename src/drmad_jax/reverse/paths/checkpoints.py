@@ -63,12 +63,14 @@ class Checkpoints(Path):
             the state is large (`LARGE_STATE`).
         budget: Number of states that may be stored at a time; each step is computed as seldom as
             fits.
+        on_host: Whether states are stored in the memory of the host.
         averages: Whether the mean of weights and model state over all states is wanted.
     """
 
     intervals: tuple[int, ...] | None = (1,)
     levels: int | None = 2
     budget: int | None = None
+    on_host: bool = False
     averages: bool = False
 
     def resolve(self, state: TrainState) -> "Checkpoints":
@@ -91,7 +93,8 @@ class Checkpoints(Path):
     def blank(self, run: Run, state: TrainState, hparams: PyTree, visits: Visits) -> Track:
         """Room for the states."""
         total = tree.widen(_summed(state)) if self.averages else None
-        return Track(state, tree.rows(state, self._plan(run, visits)[1].num_slots), total)
+        slots = tree.rows(state, self._plan(run, visits)[1].num_slots)
+        return Track(state, tree.on_host(slots) if self.on_host else slots, total)
 
     def step(self, run: Run, track: Track, hparams: PyTree) -> Track:
         """A step of training."""

@@ -34,11 +34,13 @@ class Means(StandIn):
 
     Attributes:
         most: The mean is over at most about this many states of a stretch, evenly spaced.
+        on_host: Whether means are kept in the memory of the host.
         exact: Whether means are kept in at least float32; in bfloat16 if not. `None` for what the
             size of the state says (`LARGE_STATE`).
     """
 
     most: int = 32
+    on_host: bool = False
     exact: bool | None = None
 
     needs_edges = True
@@ -57,6 +59,7 @@ class Means(StandIn):
         """Room for the sum so far of one stretch, and for the means of all."""
         inexact = tree.partition(state)[0]
         means = tree.rows(self._stored(tree.widen(inexact)), len(self._pieces(visits)))
+        means = tree.on_host(means) if self.on_host else means
         return tree.widen(tree.zeros_like(inexact)), means
 
     def note(
