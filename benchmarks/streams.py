@@ -24,7 +24,7 @@ from benchmarks.records import write_record
 from benchmarks.resident import resident_bytes
 
 EXAMPLES, WIDTH, CLASSES = 1000, 1000, 10
-SHORT, LONG, CHUNK, ROUNDS = 600, 2600, 20, 5
+SHORT, LONG, CHUNK, ROUNDS = 600, 2600, 20, 3
 RESIDENT, AHEAD, ASKED = (
     "on the device already",
     "a stream, fetched ahead",
