@@ -140,6 +140,8 @@ def blame(error: BaseException) -> str | None:
         traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in steps
         if _is_users(frame.f_code.co_filename, frame.f_globals)
+        # What a device says, such as that its memory is full, is said of no line.
+        and not isinstance(error, jax.errors.JaxRuntimeError)
     ]
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename, {}):
         text = (error.text or "").strip() or None
