@@ -3,7 +3,7 @@
     python -m benchmarks.in_pieces [PART ...] [--name R]
 
 `drmad()` on the model of `benchmarks.scale`, T = 2000, as `in_chunks` compiles it: what travels is
-donated to `advance` and `retreat`, not to `turn`. The whole hypergradient in one program stands in
+donated to each. The whole hypergradient in one program stands in
 the record of `benchmarks.scale`, without its arguments.
 """
 
@@ -37,7 +37,7 @@ def run_cell(cell: str) -> dict[str, Any]:
     back = jax.eval_shape(pieces.turn, tape, hparams, batches, judged)
     calls = {
         "advance": (jax.jit(pieces.advance, donate_argnums=0), (tape, hparams, batches, count)),
-        "turn": (jax.jit(pieces.turn), (tape, hparams, batches, judged)),
+        "turn": (jax.jit(pieces.turn, donate_argnums=0), (tape, hparams, batches, judged)),
         "retreat": (jax.jit(pieces.retreat, donate_argnums=0), (back, hparams, batches, count)),
     }
     found = {}

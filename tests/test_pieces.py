@@ -167,7 +167,8 @@ def sources(kind):
     [
         slow("on the device", "drmad"),
         slow("from the host", "this run"),
-        ("a stream", "drmad"),
+        slow("a stream", "drmad"),
+        ("a stream", "stored"),
         slow("a stream", "checkpointed"),
         slow("from the host", "knots"),
         slow("a stream", "forward"),
@@ -265,11 +266,22 @@ def test_another_runs_save_is_refused():
         make(method=METHODS["knots"])(h, params, batches, judged, key=KEY, saved=kept[0])
 
 
-@pytest.mark.parametrize("name", [slow("drmad"), "checkpointed"])
+@lenient
+def test_two_halves_are_one_training():
+    h, params, batches, _ = given()
+    parts = (jax.tree.map(lambda x: x[:20], batches), jax.tree.map(lambda x: x[20:], batches))
+    half = jax.jit(dj.trained(problem_of(""), num_steps=20))
+    found = half(h, half(h, params, parts[0], key=KEY), parts[1], key=KEY)
+    whole = jax.jit(dj.trained(problem_of(""), num_steps=NUM_STEPS))
+    assert same(found, whole(h, params, batches, key=KEY)) and int(found.step) == NUM_STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["drmad", "checkpointed"])
 @pytest.mark.filterwarnings("ignore:hyperparameters inside the optimizer")
 @lenient
 def test_a_run_goes_on_from_a_whole_state(name):
-    """Two halves are one training, and one function to differentiate."""
+    """Two halves are one function to differentiate, too."""
     h, params, batches, judged = given()
     rows = jax.tree.map(lambda x: x[: NUM_STEPS // 2], batches)
     later = jax.tree.map(lambda x: x[NUM_STEPS // 2 :], batches)

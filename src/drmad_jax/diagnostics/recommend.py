@@ -82,7 +82,7 @@ def recommend(
         >>> import drmad_jax as dj, jax.numpy as jnp, optax
         >>> loss = lambda w, h, x: jnp.sum(jnp.exp(h) * w**2) + jnp.sum((w - x) ** 2)
         >>> problem = dj.Problem(loss, lambda w, h, x: jnp.sum((w - x) ** 2), optax.sgd(0.1))
-        >>> batches, many = jnp.ones((100, 3)), jnp.zeros(3)
+        >>> batches, many = jnp.ones((100, 4)), jnp.zeros(4)
         >>> found = dj.recommend(problem, many, many, num_steps=100, inner_batches=batches)
         >>> found.method == dj.checkpointed()
         True

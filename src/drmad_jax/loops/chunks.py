@@ -78,8 +78,8 @@ def in_chunks(
         Progress(phase='training', done=20, total=50)
         Progress(phase='training', done=40, total=50)
         Progress(phase='training', done=50, total=50)
-        Progress(phase='way back', done=20, total=50)
-        Progress(phase='way back', done=40, total=50)
+        Progress(phase='way back', done=16, total=50)
+        Progress(phase='way back', done=31, total=50)
         Progress(phase='way back', done=50, total=50)
         >>> round(float(out.grad), 4)  # w = 1/(1+l2)
         0.25

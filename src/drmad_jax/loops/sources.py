@@ -25,7 +25,7 @@ def source_of(inner_batches: PyTree, num_steps: int, place: Place) -> "Resident"
     """
     if isinstance(inner_batches, HostBatches):
         return Fetched(inner_batches.fetch, num_steps, place)
-    is_leaf = jax.tree.leaves(inner_batches) == [inner_batches]
+    is_leaf = jax.tree_util.all_leaves([inner_batches])
     if is_leaf and not callable(inner_batches) and not hasattr(inner_batches, "dtype"):
         if hasattr(inner_batches, "__iter__"):
             return Stream(iter(inner_batches), num_steps, place)

@@ -49,7 +49,7 @@ def schedule(num_steps: int, split: Split) -> Schedule:
         >>> from drmad_jax.reverse.paths.schedule import nested, schedule
         >>> plan = schedule(6, nested((3, 1)))
         >>> plan.kept.tolist(), plan.slot.tolist(), plan.ahead.tolist()
-        ([0, 3], [0, 1, 2, 1, 2, 3], [0, 1, 1, 0, 1, 1])
+        ([0, 3, 4, 5], [0, 1, 0, 1, 2, 3], [0, 0, 2, 0, 0, 0])
     """
     stored = [0]
     _store_towards(num_steps - 1, stored, split)
