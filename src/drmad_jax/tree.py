@@ -79,7 +79,7 @@ def row(rows: PyTree, index: Array | int) -> PyTree:
 
     def of_leaf(x):
         x = jnp.asarray(x)
-        return on_device(_by_host(take, x, index)) if is_on_host(x) else take(x, index)
+        return on_device(by_host(take, x, index)) if is_on_host(x) else take(x, index)
 
     return jax.tree.map(of_leaf, rows)
 
@@ -92,7 +92,7 @@ def put(rows: PyTree, index: Array | int, tree: PyTree, when: Array | bool = Tru
         if when is not True:
             x = jnp.where(when, x, row(buffer, index))
         if is_on_host(buffer):
-            return _by_host(write, buffer, x, index)
+            return by_host(write, buffer, x, index)
         return write(buffer, x, index)
 
     return jax.tree.map(of_leaf, rows, tree)
@@ -103,8 +103,8 @@ def on_host(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Host), tree)
 
 
-def _by_host(function: Callable[..., Array], *args: Array | int) -> Array:
-    """What the host computes from what it holds, and is handed."""
+def by_host(function: Callable[..., Array], *args: Array | int) -> Array:
+    """What the host computes of what it holds, and is handed; there the result is, too."""
     return compute_on("device_host")(jax.jit(function))(*on_host(args))
 
 
@@ -133,9 +133,32 @@ def on_device(tree: PyTree) -> PyTree:
     return jax.tree.map(move, tree)
 
 
+def is_key(leaf: object) -> bool:
+    """Whether a leaf is a typed key of random draws."""
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+
+
+def with_key_data(tree: PyTree) -> PyTree:
+    """Keys of random draws by the numbers that they are made of: what can be saved and sent."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+
+
+def with_keys(plain: PyTree, like: PyTree) -> PyTree:
+    """Undoes `with_key_data`, for a tree like another one, or like its shapes."""
+
+    def key(data, like):
+        found = []
+        jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
+        return jax.random.wrap_key_data(data, impl=found[0])
+
+    return jax.tree.map(lambda x, y: key(x, y) if is_key(y) else x, plain, like)
+
+
 def num_bytes(tree: PyTree) -> int:
     """Of all leaves, in whole."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    of_key = lambda leaf: jax.eval_shape(jax.random.key_data, leaf)
+    leaves = [of_key(leaf) if is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
@@ -170,11 +193,7 @@ def widen(tree: PyTree) -> PyTree:
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """Casts every leaf to the dtype of its counterpart in `like`, weak types included."""
-
-    def cast(x, y):
-        is_key = jnp.issubdtype(jnp.result_type(y), jax.dtypes.prng_key)
-        return x if is_key else jnp.asarray(x, jnp.result_type(y))
-
+    cast = lambda x, y: x if is_key(y) else jnp.asarray(x, jnp.result_type(y))
     return jax.tree.map(cast, tree, like)
 
 

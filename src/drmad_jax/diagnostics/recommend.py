@@ -6,6 +6,7 @@ import math
 import jax
 from jaxtyping import Array, PyTree
 
+from drmad_jax import tree
 from drmad_jax._checks.arguments import check_count
 from drmad_jax.fixed_point.sgd import rule_of
 from drmad_jax.hypergradient.given import check_problem, given
@@ -97,7 +98,7 @@ def recommend(
     )
     state = run.start(hparams)
     count = sum(leaf.size for leaf in jax.tree.leaves(hparams))
-    states = None if memory is None else memory // max(1, _num_bytes(state))
+    states = None if memory is None else memory // max(1, tree.num_bytes(state))
     if names := names_drawn(run, state, hparams):
         return _by_losses(names, count)
     rules = run.rules_in_loss(state, hparams)
@@ -193,7 +194,3 @@ def _exact(num_steps: int, states: int | None, reason: str) -> Recommendation:
         f"{reason}: take all steps back exactly, in the {states} training states that `memory` "
         "holds, each step computed as seldom as fits.",
     )
-
-
-def _num_bytes(state: TrainState) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from drmad_jax import tree as trees
 from drmad_jax.experiments.errors import ConfigError, ExperimentError, ProcessLost, RunStopped
 from drmad_jax.experiments.files import say
 
@@ -92,20 +93,9 @@ def from_leader(tree: PyTree) -> PyTree:
     """
     if jax.process_count() == 1:
         return tree
-    is_key = lambda leaf: jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key)
-    plain = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
     with _told_of_loss():
-        found = multihost_utils.broadcast_one_to_all(plain)
-
-    def restore(leaf, array):
-        array = jnp.asarray(array)
-        return (
-            jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
-            if is_key(leaf)
-            else array
-        )
-
-    return jax.tree.map(restore, tree, found)
+        found = multihost_utils.broadcast_one_to_all(trees.with_key_data(tree))
+    return trees.with_keys(jax.tree.map(jnp.asarray, found), tree)
 
 
 def gathered(tree: PyTree) -> PyTree:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from drmad_jax import tree
 from drmad_jax._checks.arguments import check_count
 from drmad_jax.hypergradient import Hypergradient, Pieces, in_pieces
 from drmad_jax.loops.sources import Place, Saved, source_of
@@ -132,12 +133,13 @@ def in_chunks(
         if left is None:
             travels = run.turn(travels, hparams, following, outer_batch)
             left = run.pieces.num_visits
-        following = source.chosen(run.steps(left), run.size)
+        count, steps = run.group(left)
+        following = source.chosen(steps, run.size)
         while left:
-            count = run.visits(left)
             jax.block_until_ready(travels)
             travels, left = run.retreat(travels, hparams, following, count), left - count
-            following = source.chosen(run.steps(left), run.size)
+            count, steps = run.group(left)
+            following = source.chosen(steps, run.size)
             note(done, left, travels)
         return run.finish(travels, hparams, params, following, model_state=model_state)
 
@@ -159,15 +161,11 @@ class _Compiled:
         self.size = max(chunk_size, *map(len, self._reads))
         self.wanted = frozenset(int(step) for steps in self._reads for step in steps)
 
-    def visits(self, left: int) -> int:
-        """How many visits are made in one go, of those that are left."""
-        return self._group(left)[0]
+    def group(self, left: int) -> tuple[int, list[int]]:
+        """How many of the visits that are left are made in one go, and which steps they read.
 
-    def steps(self, left: int) -> list[int]:
-        """The steps whose batches they read; those of `finish`, where none is left."""
-        return self._group(left)[1]
-
-    def _group(self, left: int) -> tuple[int, list[int]]:
+        Those that `finish` reads, where none is left.
+        """
         if left == 0:
             return 0, sorted(map(int, self._reads[0]))
         count, steps = 0, set()
@@ -193,29 +191,16 @@ def _kinds(pytree: PyTree) -> Any:
     return structure, tuple(map(of, leaves))
 
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _impl(like: jax.ShapeDtypeStruct) -> Any:
-    found = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
-    return found[0]
-
-
 def _flat(travels: PyTree) -> dict[str, Array]:
-    """Its leaves by number, keys as what they are made of."""
-    leaves = jax.tree.leaves(travels)
-    return {f"leaf.{i}": jax.random.key_data(x) if _is_key(x) else x for i, x in enumerate(leaves)}
+    """Its leaves by number."""
+    return {f"leaf.{i}": x for i, x in enumerate(jax.tree.leaves(tree.with_key_data(travels)))}
 
 
 def _unflat(saved: Saved, like: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
+    leaves, structure = jax.tree.flatten(jax.eval_shape(tree.with_key_data, like))
 
     def restored(index: int, like: jax.ShapeDtypeStruct) -> Array:
         x = jnp.asarray(saved[f"leaf.{index}"])
-        if _is_key(like):
-            return jax.random.wrap_key_data(x, impl=_impl(like))
         if x.shape != like.shape or x.dtype != like.dtype:
             raise ValueError(
                 f"in_chunks: `saved` is of another run: {x.dtype}{list(x.shape)} is no "
@@ -225,4 +210,5 @@ def _unflat(saved: Saved, like: PyTree) -> PyTree:
 
     if sum(name.startswith("leaf.") for name in saved) != len(leaves):
         raise ValueError("in_chunks: `saved` is of another run: it holds another number of arrays")
-    return jax.tree.unflatten(structure, [restored(*each) for each in enumerate(leaves)])
+    plain = jax.tree.unflatten(structure, [restored(*each) for each in enumerate(leaves)])
+    return tree.with_keys(plain, like)

@@ -202,6 +202,5 @@ def push(
 ) -> tuple[TrainState, PyTree]:
     """Trains with tangents along these directions, as `Run.train` does."""
     step = lambda carry: push_tangents(run.step, carry[0], hparams, carry[1], directions)
-    nothing = lambda carry, index, when: carry
     carry = state, tangents
-    return forward_loop(step, nothing, carry, [run.num_steps], begin=begin, until=until)
+    return forward_loop(step, carry, [run.num_steps], begin=begin, until=until)

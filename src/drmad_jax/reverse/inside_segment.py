@@ -203,7 +203,7 @@ class Segment:
             at_mean = self._transposed(self.at(middle), mean)
             given = memory.amplified(at_mean(_share(integral, 1, some)).opt_state)
             inside = memory.during(some, d_opt_state, given)
-            count = jnp.minimum(some, terms_in_piece(some, num_terms)) if mixed else 1
+            count = terms_in_piece(some, num_terms) if mixed else 1
             parts = _share(integral, 1, count), _share(inside, length, count)
 
             def add_step(index, d_hparams):
@@ -304,14 +304,17 @@ def sampled_steps(low: Steps, length: Steps, num_batches: int) -> Steps:
 def part_of(length: Steps, index: Steps, count: Steps) -> tuple[Steps, Steps]:
     """Where part `index` of `count` parts of a length begins, and its own length."""
     size, larger = length // count, length % count
-    least = min if isinstance(index, int) else jnp.minimum
-    begins = lambda index: index * size + least(index, larger)
+    begins = lambda index: index * size + _least(index, larger)
     return begins(index), begins(index + 1) - begins(index)
 
 
 def terms_in_piece(length: Steps, num_terms: int) -> Steps:
-    """Of how many of its steps, at most, a piece takes the terms."""
-    return length if num_terms == EACH else length * 0 - (-num_terms // NUM_PIECES)
+    """Of how many of its steps a piece takes the terms."""
+    return length if num_terms == EACH else _least(length, -(-num_terms // NUM_PIECES))
+
+
+def _least(first: Steps, second: Steps) -> Steps:
+    return min(first, second) if isinstance(first, int) else jnp.minimum(first, second)
 
 
 def read_steps(low: int, length: int, num_batches: int, num_terms: int) -> np.ndarray:
@@ -322,7 +325,7 @@ def read_steps(low: int, length: int, num_batches: int, num_terms: int) -> np.nd
     read, count = [sampled], min(length, min(num_terms or NUM_PIECES, NUM_PIECES))
     for piece in range(count):
         begin, size = part_of(length, piece, count)
-        terms = min(size, terms_in_piece(size, num_terms))
+        terms = terms_in_piece(size, num_terms)
         read.append(low + begin + (2 * np.arange(terms) + 1) * size // (2 * terms))
     return np.unique(np.concatenate(read))
 

@@ -34,7 +34,7 @@ from drmad_jax.training.run import Run, forward_scan, reverse_loop
 from drmad_jax.training.step import Cotangent, optimizer_update
 
 
-class Tape(NamedTuple):
+class ReverseTape(NamedTuple):
     """What travels with training.
 
     Attributes:
@@ -48,7 +48,7 @@ class Tape(NamedTuple):
     visits: Visits | None = None
 
 
-class Back(NamedTuple):
+class ReverseBack(NamedTuple):
     """What travels back.
 
     Attributes:
@@ -58,7 +58,7 @@ class Back(NamedTuple):
         guard: What is watched.
     """
 
-    tape: Tape
+    tape: ReverseTape
     own: Any
     cotangent: Cotangent
     guard: Guard
@@ -131,41 +131,45 @@ class Reverse(Method):
         steps, path = self.steps.resolve(run, state, hparams), self.path.resolve(state)
         return dataclasses.replace(self, path=path, steps=steps, curvature=curvature)
 
-    def begin(self, run: Run, state: TrainState, hparams: PyTree) -> Tape:
+    def begin(self, run: Run, state: TrainState, hparams: PyTree) -> ReverseTape:
         """What the path remembers."""
         track = self.path.blank(run, state, hparams, self._visits(run))
-        return Tape(track, state if self.steps.measures else None)
+        return ReverseTape(track, state if self.steps.measures else None)
 
     def advance(
         self,
         run: Run,
-        tape: Tape,
+        tape: ReverseTape,
         hparams: PyTree,
         begin: Array | int = 0,
         until: Array | int | None = None,
-    ) -> Tape:
+    ) -> ReverseTape:
         """Trains, remembering what the path needs."""
         visits = self._visits(run)
         track = self.path.advance(run, tape.track, hparams, visits, begin, until)
         return tape._replace(track=track)
 
-    def ended(self, run: Run, tape: Tape, hparams: PyTree) -> tuple[TrainState, Tape]:
+    def ended(self, run: Run, tape: ReverseTape, hparams: PyTree) -> tuple[TrainState, ReverseTape]:
         """With the visits that the run decides on."""
         final, visits = self.path.last(tape.track), self._visits(run)
         track = self.path.ended(run, tape.track, visits)
         measured = None
         if tape.start is not None:
             measured = self.steps.measure(run, hparams, tape.start, final).shifted(run.begin)
-        return final, Tape(track, None, measured)
+        return final, ReverseTape(track, None, measured)
 
-    def turn(self, run: Run, trace: Tape, hparams: PyTree, cotangent: Cotangent) -> Back:
+    def turn(
+        self, run: Run, trace: ReverseTape, hparams: PyTree, cotangent: Cotangent
+    ) -> ReverseBack:
         """The way back begins, watched."""
         return self.turn_with(run, trace, cotangent, start_guard(cotangent))
 
-    def turn_with(self, run: Run, trace: Tape, cotangent: Cotangent, guard: Guard) -> Back:
+    def turn_with(
+        self, run: Run, trace: ReverseTape, cotangent: Cotangent, guard: Guard
+    ) -> ReverseBack:
         """The way back through a stretch begins."""
         track, own = self.path.turn(run, trace.track, self._visits(run))
-        return Back(trace._replace(track=track), own, cotangent, guard)
+        return ReverseBack(trace._replace(track=track), own, cotangent, guard)
 
     def num_visits(self, run: Run) -> int:
         """Those of the path."""
@@ -189,14 +193,14 @@ class Reverse(Method):
     def retreat(
         self,
         run: Run,
-        back: Back,
+        back: ReverseBack,
         hparams: PyTree,
         low: Array | int,
         high: Array | int,
         *,
         share: PyTree = None,
         before: int = 0,
-    ) -> Back:
+    ) -> ReverseBack:
         """The reverse loop over the path's visits in one stretch of the run.
 
         A `share` is added to the weights' and the model state's cotangent at every visit: what
@@ -236,9 +240,9 @@ class Reverse(Method):
         own, (cotangent, guard) = reverse_loop(
             revisit, (back.own, (cotangent, back.guard)), low, high
         )
-        return Back(tape, own, cotangent, guard)
+        return ReverseBack(tape, own, cotangent, guard)
 
-    def arrived(self, run: Run, back: Back, hparams: PyTree) -> tuple[Cotangent, Info]:
+    def arrived(self, run: Run, back: ReverseBack, hparams: PyTree) -> tuple[Cotangent, Info]:
         """The cotangent, and what was watched."""
         tape, own, cotangent, guard = back
         carry = cotangent, guard

@@ -12,7 +12,7 @@ from drmad_jax import tree
 from drmad_jax.problem import TrainState
 from drmad_jax.protocol import DependsOn, Info, Method
 from drmad_jax.reverse.guard import start_guard
-from drmad_jax.reverse.method import EXACT, TRUE_PATH, Back, Reverse, Tape
+from drmad_jax.reverse.method import EXACT, TRUE_PATH, Reverse, ReverseBack, ReverseTape
 from drmad_jax.training.run import Run
 from drmad_jax.training.step import Cotangent
 
@@ -23,8 +23,8 @@ SERVES = ("auto", "tuning", "this_run")
 class StretchesTape(NamedTuple):
     """What travels with training, and is left of it: that of both stretches."""
 
-    first: Tape
-    last: Tape
+    first: ReverseTape
+    last: ReverseTape
 
 
 class StretchesBack(NamedTuple):
@@ -38,8 +38,8 @@ class StretchesBack(NamedTuple):
         between: The same where the last stretch ends.
     """
 
-    first: Back
-    last: Back
+    first: ReverseBack
+    last: ReverseBack
     share: Any
     before: PyTree
     between: PyTree

@@ -1,13 +1,12 @@
 """Minibatches of an in-memory data set, drawn on the device; on several, each its own rows."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.compute_on import compute_on
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree, UInt32
@@ -111,7 +110,7 @@ def _rows(leaf: Array, indices: Int[Array, " n"]) -> Array:
     out = _batch_sharding(leaf, len(indices))
     take = lambda leaf, indices: leaf.at[indices].get(mode="promise_in_bounds", out_sharding=out)
     if tree.is_on_host(leaf):
-        rows = tree.on_device(jax.jit(_on_host(take))(leaf, indices))
+        rows = tree.on_device(jax.jit(functools.partial(tree.by_host, take))(leaf, indices))
     else:
         rows = take(leaf, indices)
     if out is not None and AxisType.Auto not in out.mesh.axis_types:
@@ -120,12 +119,6 @@ def _rows(leaf: Array, indices: Int[Array, " n"]) -> Array:
     # parts the first examples. Without, it computes the whole batch on every device.
     first = tree.on_device(jax.lax.slice_in_dim(leaf, 0, len(indices)))
     return shard_alike(rows, jax.lax.stop_gradient(first))[0]
-
-
-def _on_host(take: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """The same, computed by the host, so that the rows alone go to the device."""
-    there = compute_on("device_host")(jax.jit(take))
-    return lambda leaf, indices: there(leaf, jax.device_put(indices, jax.memory.Space.Host))
 
 
 def _batch_sharding(leaf: Array, batch_size: int) -> NamedSharding | None:

@@ -120,8 +120,8 @@ class Run:
         until: Array | int | None = None,
     ) -> TrainState:
         """Plain training from step `begin` of the stretch to before `until`, `None` for its end."""
-        step, nothing = lambda state: self.step(state, hparams), lambda state, index, when: state
-        return forward_loop(step, nothing, state, [self.length], begin=begin, until=until)
+        step = lambda state: self.step(state, hparams)
+        return forward_loop(step, state, [self.length], begin=begin, until=until)
 
     def reverse_step(
         self,
@@ -225,15 +225,15 @@ def forward_scan(
         return both[0], tree.put(both[1], index, keep(both[0]))
 
     both = carry, tree.rows(keep(carry), len(lengths))
-    return forward_loop(lambda both: (step(both[0]), both[1]), note, both, lengths)
+    return forward_loop(lambda both: (step(both[0]), both[1]), both, lengths, note=note)
 
 
 def forward_loop(
     step: Callable[[Carry], Carry],
-    note: Callable[[Carry, Array, Array | bool], Carry],
     carry: Carry,
     lengths: Sequence[int],
     *,
+    note: Callable[[Carry, Array, Array | bool], Carry] = lambda carry, index, is_start: carry,
     begin: Array | int = 0,
     until: Array | int | None = None,
 ) -> Carry:
@@ -241,11 +241,11 @@ def forward_loop(
 
     Args:
         step: `carry -> carry`.
+        carry: What the steps carry.
+        lengths: Steps in each segment, Python ints.
         note: `(carry, index, is_start) -> carry`, called before the first step that is taken in
             segment `index`; `is_start` tells whether it is the segment's own first. It must leave
             the carry alone where it is not.
-        carry: What the steps carry.
-        lengths: Steps in each segment, Python ints.
         begin: Steps taken before, which may be traced.
         until: How many there are to be in the end, which may be traced; `None` for all.
 

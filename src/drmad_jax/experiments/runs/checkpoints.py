@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drmad_jax import tree
 from drmad_jax.experiments import files
 from drmad_jax.experiments.errors import RunFolderError
 from drmad_jax.loops.tuning import OuterState
@@ -48,7 +49,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     arrays = {
         _STEP: np.asarray(checkpoint.step),
         _METRICS: np.frombuffer("".join(checkpoint.lines).encode(), np.uint8),
-        **_numbered(jax.tree.map(np.asarray, _plain(checkpoint.carry))),
+        **_numbered(jax.tree.map(np.asarray, tree.with_key_data(checkpoint.carry))),
     }
     write = lambda path: files.write_arrays(path / _ARCHIVE, arrays)
     files.write_folder(place / str(checkpoint.step), write)
@@ -145,28 +146,20 @@ def _name(folder: Path, step: int) -> str:
     return f"the checkpoint {folder / FOLDER / str(step)}"
 
 
-def _plain(carry: OuterState) -> OuterState:
-    """The same with arrays that NumPy has, keys of random draws by their data."""
-    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, carry)
-
-
 def _fill(like: OuterState, arrays: Mapping[str, np.ndarray]) -> OuterState:
-    def read(leaf, plain, array):
+    def read(plain, array):
         # NumPy writes what it does not know, such as bfloat16, without its name.
         array = array.view(plain.dtype) if array.dtype.kind == "V" else array
         if (array.shape, array.dtype) != (plain.shape, plain.dtype):
             raise ValueError(
                 f"expected {plain.dtype}{list(plain.shape)}, got {array.dtype}{list(array.shape)}"
             )
-        if plain is leaf:
-            return jnp.asarray(array)
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+        return jnp.asarray(array)
 
-    plain = _plain(like)
+    plain = tree.with_key_data(like)
     leaves = [arrays[name] for name in _numbered(plain)]
     found = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    return jax.tree.map(read, like, plain, found)
+    return tree.with_keys(jax.tree.map(read, plain, found), like)
 
 
 def _numbered(carry: OuterState) -> dict[str, Any]:

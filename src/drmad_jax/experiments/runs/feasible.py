@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from drmad_jax import tree
 from drmad_jax.experiments.config import Config
 from drmad_jax.experiments.errors import ConfigError, ExperimentError
 from drmad_jax.experiments.runs.outer_step import init_carry, outer_key
@@ -89,7 +90,7 @@ def check_training(config: Config, task: Task, data: PyTree) -> None:
     arguments = config.method.parameters()
     count = max(1, *(n * arguments.get(name, 0) for name, n in _STATES_EACH.items()))
     # Of what is trained and what is tuned there is the value and its gradient.
-    needed = _num_bytes(data) + 2 * _num_bytes(carry) + 2 * count * _num_bytes(state)
+    needed = tree.num_bytes(data) + 2 * tree.num_bytes(carry) + 2 * count * tree.num_bytes(state)
     _check(needed, f"data, hyperparameters and {2 * count:,} training states need")
 
 
@@ -106,13 +107,6 @@ def check_program(compiled: Any) -> None:
     if found is not None:
         needed = found.argument_size_in_bytes + found.temp_size_in_bytes
         _check(needed, "data and training states need")
-
-
-def _num_bytes(tree: PyTree) -> int:
-    of_key = lambda leaf: jax.eval_shape(jax.random.key_data, leaf)
-    is_key = lambda leaf: jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    leaves = [of_key(leaf) if is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _check(needed: int, what: str) -> None:

@@ -122,7 +122,7 @@ class Path(Protocol):
         step = lambda track: self.step(run, track, hparams)
         note = lambda track, index, when: self.note(run, track, index, when, visits)
         lengths = self.lengths(run, visits)
-        return forward_loop(step, note, track, lengths, begin=begin, until=until)
+        return forward_loop(step, track, lengths, note=note, begin=begin, until=until)
 
 
 class Record(NamedTuple):
